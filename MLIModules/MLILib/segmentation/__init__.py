@@ -1,0 +1,1 @@
+"""Segmentation: inference with MONAI bundles, training, evaluation."""
