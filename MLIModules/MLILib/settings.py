@@ -7,6 +7,7 @@ fields, so that a setting is written down once. Imports neither torch nor monai.
 from __future__ import annotations
 
 import dataclasses
+import math
 import shlex
 import types
 import typing
@@ -35,7 +36,6 @@ def setting(
     choices: tuple[str, ...] = (),
     positional: bool = False,
     metavar: str = "",
-    trailing: bool = True,
 ) -> Any:
     """A dataclass field that carries what every door to the task needs to know about it.
 
@@ -50,7 +50,6 @@ def setting(
         choices: the allowed texts.
         positional: given on the command line without a flag.
         metavar: name of the value in the help.
-        trailing: False when a list-valued flag is repeated instead of followed by several values.
     """
     if kind not in KINDS:
         msg = f"unknown kind of setting {kind!r}"
@@ -66,7 +65,6 @@ def setting(
         "choices": choices,
         "positional": positional,
         "metavar": metavar,
-        "trailing": trailing,
     }
     if default is _REQUIRED:
         return dataclasses.field(metadata=metadata)
@@ -92,7 +90,6 @@ class Setting:
     choices: tuple[str, ...]
     positional: bool
     metavar: str
-    trailing: bool
 
     def checked(self, value: Any) -> Any:
         """`value` as this setting's type, or :class:`BadInput`."""
@@ -117,7 +114,7 @@ class Setting:
         if numeric:
             low = self.minimum is not None and value < self.minimum
             high = self.maximum is not None and value > self.maximum
-            if low or high or value != value:
+            if low or high or math.isnan(value):
                 raise BadInput(f"The setting {self.name!r} is {value}.", "", f"It must be {self.range_text()}.")
         return value
 
@@ -125,11 +122,11 @@ class Setting:
         """The allowed range in words, "" where there is none."""
         unit = f" {self.unit}" if self.unit else ""
         if self.minimum is not None and self.maximum is not None:
-            return f"from {self.minimum:g} to {self.maximum:g}{unit}"
+            return f"from {_number(self.minimum)} to {_number(self.maximum)}{unit}"
         if self.minimum is not None:
-            return f"at least {self.minimum:g}{unit}"
+            return f"at least {_number(self.minimum)}{unit}"
         if self.maximum is not None:
-            return f"at most {self.maximum:g}{unit}"
+            return f"at most {_number(self.maximum)}{unit}"
         return ""
 
 
@@ -244,12 +241,14 @@ class Request:
         return shlex.join([*words, *options])
 
 
+def _number(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:g}"
+
+
 def _flag_words(s: Setting, value: Any) -> list[str]:
     flag = f"--{s.flag}"
     if s.type is bool and not s.many:
         return [flag if value else f"--no-{s.flag}"]
-    if s.many and not s.trailing:
-        return [word for v in value for word in (flag, str(v))]
     return [flag, *(str(v) for v in (value if s.many else (value,)))]
 
 

@@ -94,18 +94,18 @@ class TrainSegmentationRequest(Request):
         help="Decathlon-format dataset.json.", kind="input", positional=True, metavar="DATASET.json"
     )
     output: str = setting(help="Folder of the bundle to write.", short="o", kind="output_folder", metavar="BUNDLE")
-    fold: int = setting(0, "Fold kept aside for validation; -1 trains on every case.", minimum=-1, maximum=99)
+    fold: int = setting(0, "Fold kept aside to measure the final model on; -1 trains on every case.", minimum=-1, maximum=99)
     folds: int = setting(5, "Number of folds the cases are split into.", minimum=2, maximum=100)
     epochs: int = setting(150, "Passes over the training cases.", minimum=1, maximum=100000)
     device: str = setting("auto", _DEVICE_HELP, kind="device", metavar="auto|cpu|cuda|cuda:N|mps")
     seed: int = setting(0, "Seed of weights, order and augmentation.", minimum=0, maximum=2**31 - 1)
     resume: bool = setting(False, "Go on from the last checkpoint in the output folder.")
     filters: int = setting(
-        24, "Feature maps of the network's first level; doubled at each.", minimum=2, maximum=128
+        32, "Feature maps of the network's first level; level n has n times as many.", minimum=2, maximum=128
     )
     batch: int = setting(2, "Cases a step.", minimum=1, maximum=512)
-    learning_rate: float = setting(0.01, "Initial learning rate (SGD, polynomial decay).", minimum=1e-7, maximum=10)
-    amp: bool = setting(True, "Mixed precision: bfloat16 on CPU, float16 on GPU.")
+    learning_rate: float = setting(0.001, "Peak learning rate (AdamW, cosine schedule).", minimum=1e-7, maximum=1.0)
+    amp: bool = setting(True, "Mixed precision where it pays: float16 on GPU, bfloat16 on CPUs that have it.")
     threads: int = setting(0, "CPU threads; 0 lets torch choose.", minimum=0, maximum=1024)
 
 
