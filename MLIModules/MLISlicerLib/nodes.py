@@ -1,0 +1,387 @@
+"""MRML nodes to and from images: volumes, label maps, segmentations, tables, plots and text, in the right place.
+
+Slicer's nodes say where voxels lie in RAS, files and SimpleITK say it in LPS: x and y change sign, here and nowhere else.
+A volume under a linear transform is handed on as it lies in the world; the results get the volume's own grid and the same
+parent transform, so that they lie over it and move with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+import slicer
+import vtk
+from vtk.util import numpy_support
+
+from MLILib.errors import BadInput
+
+from .jobs import Status
+from .transfer import Grid, write_nrrd
+
+#: Between RAS and LPS millimetres, both ways.
+RAS_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+_BINARY_LABELMAP = "Binary labelmap"
+
+
+# -- geometry
+
+
+def matrix_of(vtk_matrix: vtk.vtkMatrix4x4) -> np.ndarray:
+    """A vtkMatrix4x4 as a (4, 4) array."""
+    return np.array([[vtk_matrix.GetElement(row, column) for column in range(4)] for row in range(4)])
+
+
+def vtk_matrix_of(matrix: np.ndarray) -> vtk.vtkMatrix4x4:
+    """A (4, 4) array as a vtkMatrix4x4."""
+    made = vtk.vtkMatrix4x4()
+    for row in range(4):
+        for column in range(4):
+            made.SetElement(row, column, float(matrix[row, column]))
+    return made
+
+
+def ijk_to_ras(volume: slicer.vtkMRMLVolumeNode) -> np.ndarray:
+    """(4, 4) matrix from the volume's voxel indices to its own RAS, before any parent transform."""
+    matrix = vtk.vtkMatrix4x4()
+    volume.GetIJKToRASMatrix(matrix)
+    return matrix_of(matrix)
+
+
+def to_world(node: slicer.vtkMRMLTransformableNode) -> np.ndarray:
+    """(4, 4) matrix of the node's parent transforms, from its own RAS to the world's.
+
+    Raises:
+        BadInput: one of them is not linear.
+    """
+    parent = node.GetParentTransformNode()
+    if parent is None:
+        return np.eye(4)
+    matrix = vtk.vtkMatrix4x4()
+    if not parent.IsTransformToWorldLinear() or not parent.GetMatrixTransformToWorld(matrix):
+        raise BadInput(
+            f"{node.GetName()} is under the non-linear transform {parent.GetName()}.",
+            "A warped volume has no regular grid.",
+            "Harden the transform first (Data module, right-click on the transform of the volume).",
+        )
+    return matrix_of(matrix)
+
+
+def grid_of(volume: slicer.vtkMRMLVolumeNode) -> Grid:
+    """Where the volume's voxels lie in the world, in LPS.
+
+    Raises:
+        BadInput: it holds no image, or its transform bends or shears it.
+    """
+    if volume is None or volume.GetImageData() is None or 0 in volume.GetImageData().GetDimensions():
+        name = "The input volume" if volume is None else volume.GetName()
+        raise BadInput(f"{name} holds no image.", "", "Load an image, or choose another volume.")
+    grid = Grid(tuple(volume.GetImageData().GetDimensions()), RAS_LPS @ to_world(volume) @ ijk_to_ras(volume))
+    if not np.allclose(grid.direction.T @ grid.direction, np.eye(3), atol=1e-4):
+        raise BadInput(
+            f"The axes of {volume.GetName()} are not at right angles.",
+            "A transform above it shears it, or it was acquired with a tilted gantry.",
+            "Resample it onto a regular grid first (module Resample Scalar/Vector/DWI Volume, or harden the transform).",
+        )
+    return grid
+
+
+def voxels_of(volume: slicer.vtkMRMLVolumeNode) -> np.ndarray:
+    """The volume's voxels as (k, j, i), a view and not a copy.
+
+    Raises:
+        BadInput: it holds no image, or vectors.
+    """
+    grid = grid_of(volume)
+    scalars = volume.GetImageData().GetPointData().GetScalars()
+    if scalars is None:
+        raise BadInput(f"{volume.GetName()} holds no image.", "", "Load an image, or choose another volume.")
+    if scalars.GetNumberOfComponents() != 1:
+        raise BadInput(
+            f"{volume.GetName()} has {scalars.GetNumberOfComponents()} values a voxel.",
+            "It is a colour or vector volume.",
+            "Convert it to a scalar volume first (module Vector to Scalar Volume).",
+        )
+    return numpy_support.vtk_to_numpy(scalars).reshape(grid.size[::-1])
+
+
+def write_volume(
+    volume: slicer.vtkMRMLVolumeNode, path: Path, stage: str = ""
+) -> Generator[Status | None, None, None]:
+    """Write a volume as it lies in the world, a slab a step (see :func:`MLISlicerLib.transfer.write_nrrd`).
+
+    Raises:
+        BadInput: it cannot be used, the disk is full, or it changed meanwhile.
+    """
+    voxels, grid = voxels_of(volume), grid_of(volume)
+    scalars = volume.GetImageData().GetPointData().GetScalars()
+    before = scalars.GetMTime()
+    yield from write_nrrd(path, voxels, grid, stage)
+    if scalars.GetMTime() != before:
+        raise BadInput(f"{volume.GetName()} was changed while it was read.", "", "Press Apply again.")
+
+
+# -- SimpleITK, for scripts
+
+
+def image_of(volume: slicer.vtkMRMLVolumeNode) -> sitk.Image:
+    """The volume as a SimpleITK image in LPS, where it lies in the world. The voxels are copied."""
+    voxels, grid = voxels_of(volume), grid_of(volume)
+    image = sitk.GetImageFromArray(voxels)
+    image.SetOrigin(grid.origin.tolist())
+    image.SetSpacing(grid.spacing.tolist())
+    image.SetDirection(grid.direction.flatten().tolist())
+    return image
+
+
+def grid_of_image(image: sitk.Image) -> Grid:
+    """The grid of a 3-D SimpleITK image."""
+    matrix = np.eye(4)
+    matrix[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
+    matrix[:3, 3] = image.GetOrigin()
+    return Grid(image.GetSize(), matrix)
+
+
+def add_volume(image: sitk.Image, name: str) -> slicer.vtkMRMLScalarVolumeNode:
+    """A new scalar volume with the image's voxels, where the image lies."""
+    voxels = sitk.GetArrayViewFromImage(image)
+    scalars = Scalars()
+    scalars.allocate(voxels.dtype, voxels.size)[:] = voxels.reshape(-1)
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", slicer.mrmlScene.GenerateUniqueName(name))
+    fill_volume(node, scalars, grid_of_image(image))
+    node.CreateDefaultDisplayNodes()
+    return node
+
+
+# -- what comes back
+
+
+class Scalars:
+    """Voxels that VTK owns and numpy fills, so that a big result is not copied on its way into the scene."""
+
+    def __init__(self) -> None:
+        self.array: vtk.vtkDataArray | None = None
+
+    def allocate(self, dtype: np.dtype, count: int) -> np.ndarray:
+        """A flat numpy view on a new VTK array."""
+        self.array = numpy_support.create_vtk_array(numpy_support.get_vtk_array_type(dtype))
+        self.array.SetNumberOfComponents(1)
+        self.array.SetNumberOfTuples(count)
+        return numpy_support.vtk_to_numpy(self.array)
+
+
+def fill_volume(node: slicer.vtkMRMLScalarVolumeNode, scalars: Scalars, grid: Grid) -> None:
+    """Give a volume node its voxels and put it where the grid lies."""
+    image = vtk.vtkImageData()
+    image.SetDimensions(grid.size)
+    image.GetPointData().SetScalars(scalars.array)
+    node.SetAndObserveTransformNodeID(None)
+    node.SetIJKToRASMatrix(vtk_matrix_of(RAS_LPS @ grid.ijk_to_lps))
+    node.SetAndObserveImageData(image)
+
+
+def place_like(node: slicer.vtkMRMLVolumeNode, volume: slicer.vtkMRMLVolumeNode) -> None:
+    """Give `node` exactly the grid and the parent transform of `volume`, which has as many voxels."""
+    matrix = vtk.vtkMatrix4x4()
+    volume.GetIJKToRASMatrix(matrix)
+    node.SetIJKToRASMatrix(matrix)
+    node.SetAndObserveTransformNodeID(volume.GetTransformNodeID())
+
+
+def require_grid(grid: Grid, volume: slicer.vtkMRMLVolumeNode) -> None:
+    """Raise :class:`BadInput` unless `grid` is the volume's, as a result's must be."""
+    expected = grid_of(volume)
+    if grid.size != expected.size or not np.allclose(grid.ijk_to_lps, expected.ijk_to_lps, rtol=1e-4, atol=1e-3):
+        raise BadInput(
+            f"The result does not lie on the grid of {volume.GetName()}.",
+            "The volume was moved or changed while the job ran.",
+            "Press Apply again.",
+        )
+
+
+def fill_segmentation(
+    node: slicer.vtkMRMLSegmentationNode,
+    scalars: Scalars,
+    labels: Sequence[Mapping[str, Any]],
+    volume: slicer.vtkMRMLVolumeNode,
+) -> None:
+    """Replace the segments of `node` by those of a label map on the grid of `volume`.
+
+    All segments share the one label map, as in a segmentation that Slicer has loaded, so that nothing is copied.
+
+    Args:
+        node: the segmentation.
+        scalars: label of each voxel.
+        labels: value, name, color (three numbers 0..1 or 0..255) and terminology ("" for none) of each label.
+        volume: the segmented volume.
+    """
+    image = slicer.vtkOrientedImageData()
+    image.SetDimensions(volume.GetImageData().GetDimensions())
+    image.GetPointData().SetScalars(scalars.array)
+    matrix = vtk.vtkMatrix4x4()
+    volume.GetIJKToRASMatrix(matrix)
+    image.SetGeometryFromImageToWorldMatrix(matrix)
+    with slicer.util.NodeModify(node):
+        segmentation = node.GetSegmentation()
+        segmentation.RemoveAllSegments()
+        node.SetAndObserveTransformNodeID(volume.GetTransformNodeID())
+        node.SetReferenceImageGeometryParameterFromVolumeNode(volume)
+        segmentation.SetSourceRepresentationName(_BINARY_LABELMAP)
+        for label in labels:
+            segment = slicer.vtkSegment()
+            segment.SetName(str(label["name"]))
+            segment.SetLabelValue(int(label["value"]))
+            segment.SetColor(*color_of(label["color"]))
+            if label.get("terminology"):
+                segment.SetTag(slicer.vtkSegment.GetTerminologyEntryTagName(), str(label["terminology"]))
+            segment.AddRepresentation(_BINARY_LABELMAP, image)
+            segmentation.AddSegment(segment)
+        if node.GetDisplayNode() is None:
+            node.CreateDefaultDisplayNodes()
+
+
+def color_of(color: Sequence[float]) -> tuple[float, float, float]:
+    """Red, green and blue in 0..1 from numbers in 0..1 or whole numbers in 0..255."""
+    red, green, blue = (float(part) for part in color[:3])
+    scale = 255.0 if max(red, green, blue) > 1.0 else 1.0
+    return red / scale, green / scale, blue / scale
+
+
+def write_segments(
+    node: slicer.vtkMRMLSegmentationNode,
+    values: Mapping[str, int],
+    volume: slicer.vtkMRMLVolumeNode,
+    path: Path,
+    stage: str = "",
+) -> Generator[Status | None, None, None]:
+    """Write segments as one label map on the grid of `volume`, resampled to the nearest voxel, some slices a step.
+
+    Args:
+        node: the segmentation; where segments overlap, the later one wins.
+        values: label to write for each segment id.
+        volume: whose grid is wanted.
+        path: NRRD file to write.
+        stage: name shown while it runs.
+
+    Raises:
+        BadInput: a segment has no binary labelmap.
+    """
+    grid = grid_of(volume)
+    found = np.zeros(grid.size[::-1], np.uint8 if max(values.values(), default=0) < 256 else np.uint16)
+    world = to_world(node)
+    for identifier, value in values.items():
+        labelmap = node.GetSegmentation().GetSegment(identifier).GetRepresentation(_BINARY_LABELMAP)
+        label = node.GetSegmentation().GetSegment(identifier).GetLabelValue()
+        if labelmap is None:
+            raise BadInput(
+                f"The segmentation {node.GetName()} has no voxels to compare.",
+                "It is stored as surfaces.",
+                "In the module Segmentations, under Representations, create 'Binary labelmap'.",
+            )
+        if labelmap.IsEmpty():
+            continue
+        source = slicer.vtkOrientedImageData()
+        source.ShallowCopy(labelmap)
+        matrix = vtk.vtkMatrix4x4()
+        labelmap.GetImageToWorldMatrix(matrix)
+        source.SetGeometryFromImageToWorldMatrix(vtk_matrix_of(world @ matrix_of(matrix)))
+        for start, stop, slab in _resampled(source, grid):
+            found[start:stop][slab == label] = value
+            yield Status(stage, stop / grid.size[2])
+    yield from write_nrrd(path, found, grid, stage)
+
+
+def _resampled(
+    source: slicer.vtkOrientedImageData, grid: Grid, voxels: int = 1 << 20
+) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Slabs of `source` on `grid`: first slice, end, (slices, j, i) voxels."""
+    step = max(1, voxels // (grid.size[0] * grid.size[1]))
+    for start in range(0, grid.size[2], step):
+        stop = min(start + step, grid.size[2])
+        reference = slicer.vtkOrientedImageData()
+        reference.SetExtent(0, grid.size[0] - 1, 0, grid.size[1] - 1, start, stop - 1)
+        reference.SetGeometryFromImageToWorldMatrix(vtk_matrix_of(RAS_LPS @ grid.ijk_to_lps))
+        made = slicer.vtkOrientedImageData()
+        slicer.vtkOrientedImageDataResample.ResampleOrientedImageToReferenceOrientedImage(source, reference, made)
+        slab = numpy_support.vtk_to_numpy(made.GetPointData().GetScalars())
+        yield start, stop, slab.reshape(stop - start, grid.size[1], grid.size[0])
+
+
+# -- tables, plots, text
+
+
+def fill_table(node: slicer.vtkMRMLTableNode, columns: Mapping[str, Sequence[str] | Sequence[float]]) -> None:
+    """Replace a table's columns: texts become string columns, numbers double columns."""
+    table = vtk.vtkTable()
+    for name, values in columns.items():
+        text = all(isinstance(value, str) for value in values)
+        column = vtk.vtkStringArray() if text else vtk.vtkDoubleArray()
+        column.SetName(name)
+        for value in values:
+            column.InsertNextValue(value if text else float(value))
+        table.AddColumn(column)
+    node.SetAndObserveTable(table)
+
+
+def fill_bar_plot(
+    chart: slicer.vtkMRMLPlotChartNode,
+    table: slicer.vtkMRMLTableNode,
+    columns: Mapping[str, slicer.vtkMRMLPlotSeriesNode],
+    *,
+    title: str,
+    labels: str,
+    y_title: str,
+) -> None:
+    """Show columns of a table as bars beside each other.
+
+    Args:
+        chart: the chart.
+        table: its numbers.
+        columns: series node for each column to show.
+        title: of the chart.
+        labels: column with the text under each group of bars.
+        y_title: of the vertical axis.
+    """
+    palette = ((0.22, 0.49, 0.72), (0.90, 0.55, 0.18), (0.30, 0.65, 0.42))
+    chart.RemoveAllPlotSeriesNodeIDs()
+    for index, (name, series) in enumerate(columns.items()):
+        series.SetName(name)
+        series.SetAndObserveTableNodeID(table.GetID())
+        series.SetYColumnName(name)
+        series.SetLabelColumnName(labels)
+        series.SetPlotType(slicer.vtkMRMLPlotSeriesNode.PlotTypeBar)
+        series.SetColor(*palette[index % len(palette)])
+        chart.AddAndObservePlotSeriesNodeID(series.GetID())
+    chart.SetTitle(title)
+    chart.SetXAxisTitle("")
+    chart.SetYAxisTitle(y_title)
+    chart.SetYAxisRangeAuto(False)
+    chart.SetYAxisRange(0.0, 1.0)
+
+
+def fill_text(node: slicer.vtkMRMLTextNode, text: str) -> None:
+    """Give a text node its text, kept in the scene file and not in one of its own."""
+    node.SetText(text)
+    node.SetForceCreateStorageNode(slicer.vtkMRMLTextNode.CreateStorageNodeNever)
+
+
+# -- all or nothing
+
+
+@contextlib.contextmanager
+def all_or_nothing() -> Iterator[None]:
+    """Nodes added to the scene in this block are removed again if it ends by an exception."""
+    scene = slicer.mrmlScene
+    before = {scene.GetNthNode(n).GetID() for n in range(scene.GetNumberOfNodes())}
+    try:
+        yield
+    except BaseException:
+        added = [scene.GetNthNode(n) for n in range(scene.GetNumberOfNodes())]
+        for node in reversed([n for n in added if n.GetID() not in before]):
+            scene.RemoveNode(node)
+        raise
