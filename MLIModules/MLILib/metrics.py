@@ -238,7 +238,8 @@ def label_array(image: sitk.Image, name: str) -> npt.NDArray[Any]:
     array = sitk.GetArrayFromImage(image)
     if array.dtype.kind == "f":
         rounded = np.rint(array)
-        wrong = int(np.count_nonzero(~(np.abs(array - rounded) < 1e-3)))
+        with np.errstate(invalid="ignore"):  # infinity minus infinity is no whole number either
+            wrong = int(np.count_nonzero(~(np.abs(array - rounded) < 1e-3)))
         if wrong:
             raise BadInput(
                 f"The {name} is not a label image: {wrong} voxels are not whole numbers.",
