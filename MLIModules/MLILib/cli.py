@@ -128,7 +128,7 @@ def _run(request: Request, as_json: bool, out: TextIO) -> int:
         bar.close()
         _say(error, as_json, out)
         return error.exit_code
-    except Exception as error:  # noqa: BLE001 - a bug: the reader gets a sentence, the log the traceback
+    except Exception as error:  # a bug: the reader gets a sentence, the log the traceback
         bar.close()
         log = _log(request)
         _say(

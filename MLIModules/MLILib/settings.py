@@ -100,18 +100,15 @@ class Setting:
         return self._one(value)
 
     def _one(self, value: Any) -> Any:
-        numeric = isinstance(value, int | float) and not isinstance(value, bool)
-        if self.type is float and numeric:
+        if self.type is float and type(value) is int:
             value = float(value)
         if self.type is not type(value):
             raise BadInput(
                 f"The setting {self.name!r} is {value!r}.", f"It takes a value of type {self.type.__name__}.", self.help
             )
         if self.choices and value not in self.choices:
-            raise BadInput(
-                f"The setting {self.name!r} is {value!r}.", "", f"Choose one of: {', '.join(self.choices)}."
-            )
-        if numeric:
+            raise BadInput(f"The setting {self.name!r} is {value!r}.", "", f"Choose one of: {', '.join(self.choices)}.")
+        if isinstance(value, int | float) and not isinstance(value, bool):
             low = self.minimum is not None and value < self.minimum
             high = self.maximum is not None and value > self.maximum
             if low or high or math.isnan(value):
@@ -172,9 +169,7 @@ class Request:
         known = {s.name: s for s in cls.settings()}
         unknown = sorted(set(values) - set(known))
         if unknown:
-            raise BadInput(
-                f"The task {cls.task!r} has no setting {unknown[0]!r}.", "", f"It has: {', '.join(known)}."
-            )
+            raise BadInput(f"The task {cls.task!r} has no setting {unknown[0]!r}.", "", f"It has: {', '.join(known)}.")
         missing = [s.name for s in known.values() if s.required and s.name not in values]
         if missing:
             raise BadInput(f"The task {cls.task!r} needs the setting {missing[0]!r}.", "", known[missing[0]].help)

@@ -90,11 +90,11 @@ class TrainSegmentationRequest(Request):
     runner: ClassVar[str] = "MLILib.segmentation.training"
     summary: ClassVar[str] = "train a segmentation model on your own cases"
 
-    dataset: str = setting(
-        help="Decathlon-format dataset.json.", kind="input", positional=True, metavar="DATASET.json"
-    )
+    dataset: str = setting(help="Decathlon-format dataset.json.", kind="input", positional=True, metavar="DATASET.json")
     output: str = setting(help="Folder of the bundle to write.", short="o", kind="output_folder", metavar="BUNDLE")
-    fold: int = setting(0, "Fold kept aside to measure the final model on; -1 trains on every case.", minimum=-1, maximum=99)
+    fold: int = setting(
+        0, "Fold kept aside to measure the final model on; -1 trains on every case.", minimum=-1, maximum=99
+    )
     folds: int = setting(5, "Number of folds the cases are split into.", minimum=2, maximum=100)
     epochs: int = setting(150, "Passes over the training cases.", minimum=1, maximum=100000)
     device: str = setting("auto", _DEVICE_HELP, kind="device", metavar="auto|cpu|cuda|cuda:N|mps")
@@ -107,6 +107,13 @@ class TrainSegmentationRequest(Request):
     learning_rate: float = setting(0.001, "Peak learning rate (AdamW, cosine schedule).", minimum=1e-7, maximum=1.0)
     amp: bool = setting(True, "Mixed precision where it pays: float16 on GPU, bfloat16 on CPUs that have it.")
     threads: int = setting(0, "CPU threads; 0 lets torch choose.", minimum=0, maximum=1024)
+    describe: str = setting(
+        "",
+        "JSON file with what the model card should say: title, authors, data, licence, limits, and the labels' names, "
+        "colours and terminology.",
+        kind="input",
+        metavar="FILE.json",
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,9 +1,10 @@
 """The worker process behind Slicer's widgets: requests come in, events go out, one JSON object a line.
 
-In: ``{"id": 1, "task": "segment", "request": {...}}``, ``{"quit": true}``; the end of standard input ends the process at
-once, also in the middle of a task, so that no worker outlives its Slicer.
-Out: ``hello`` (pid, pgid, python, version), then for each request ``stage``, ``fraction`` (value, eta in s), ``message``,
-and at last ``result`` or ``error``; each carries the request's id. What libraries print goes to standard error.
+In: ``{"id": 1, "task": "segment", "request": {...}}``, ``{"quit": true}``; the end of standard input ends the process
+at once, also in the middle of a task, so that no worker outlives its Slicer.
+Out: ``hello`` (pid, pgid, python, version), then for each request ``stage``, ``fraction`` (value, eta in s),
+``message``, and at last ``result`` or ``error``; each carries the request's id. What libraries print goes to standard
+error.
 
 A process stays for many requests: the second one pays for no import, no CUDA start and no model load.
 """
@@ -76,7 +77,7 @@ def _answer(message: dict[str, Any], target: TextIO) -> None:
         send({"event": "result", "result": result, "seconds": time.monotonic() - started})
     except MLIError as error:
         send({"event": "error", "error": error.to_json()})
-    except Exception as error:  # noqa: BLE001 - a bug: the worker lives on, and the reader is told
+    except Exception as error:  # a bug: the worker lives on, and the reader is told
         trace = traceback.format_exc()
         sys.stderr.write(trace)
         plain = MLIError(

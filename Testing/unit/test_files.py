@@ -12,6 +12,12 @@ from MLILib.errors import BadInput
 from MLILib.files import Outputs, require_writable, stem, suffix
 
 
+def _write_and_fail(path: Path, error: Exception) -> None:
+    with Outputs() as outputs:
+        Path(outputs.path(path)).write_text("new")
+        raise error
+
+
 class TestNames:
     @pytest.mark.parametrize(
         ("name", "parts"),
@@ -39,9 +45,8 @@ class TestOutputs:
 
     def test_a_failure_leaves_what_was_there(self, tmp_path: Path) -> None:
         (tmp_path / "a.txt").write_text("old")
-        with pytest.raises(RuntimeError, match="later"), Outputs() as outputs:
-            Path(outputs.path(tmp_path / "a.txt")).write_text("new")
-            raise RuntimeError("later")
+        with pytest.raises(RuntimeError, match="later"):
+            _write_and_fail(tmp_path / "a.txt", RuntimeError("later"))
         assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
         assert (tmp_path / "a.txt").read_text() == "old"
 
@@ -49,9 +54,8 @@ class TestOutputs:
         "error", [OSError(errno.ENOSPC, "full"), RuntimeError("ITK says: No space left on device")]
     )
     def test_a_full_disk_is_said_in_a_sentence(self, tmp_path: Path, error: Exception) -> None:
-        with pytest.raises(BadInput, match="is full"), Outputs() as outputs:
-            outputs.path(tmp_path / "a.nrrd")
-            raise error
+        with pytest.raises(BadInput, match="is full"):
+            _write_and_fail(tmp_path / "a.nrrd", error)
         assert list(tmp_path.iterdir()) == []
 
     def test_a_real_full_device(self) -> None:

@@ -1,0 +1,444 @@
+"""Writing a trained network as a complete MONAI bundle, measured on the cases that were kept aside.
+
+The bundle runs in MONAI itself (``python -m monai.bundle run --config_file configs/inference.json``) and in MLI; its
+card states data, licence, command, seed, time and the figures of the test fold.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import datetime
+import json
+import math
+import os
+import platform
+import statistics
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import monai
+import numpy
+import SimpleITK as sitk
+import torch
+from monai.bundle import ConfigParser
+
+from ..errors import BadInput
+from ..metrics import compare
+from ..progress import Progress, duration
+from ..tasks import TrainSegmentationRequest
+from .dataset import Case, Dataset, Split
+from .plan import Plan
+
+#: MONAI's schema of metadata.json, checked by ``python -m monai.bundle verify_metadata``.
+SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
+_PALETTE = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (204, 121, 167), (240, 228, 66), (213, 94, 0), (0, 114, 178))
+_TISSUE = {"category": ["SCT", "85756007", "Tissue"], "type": ["SCT", "85756007", "Tissue"]}
+_MEASURED = ("dice", "hausdorff95", "assd", "surface_dice")
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """What a bundle's metadata and card are written from."""
+
+    request: TrainSegmentationRequest
+    dataset: Dataset
+    split: Split
+    plan: Plan
+    seconds: float
+    device: str
+    validation_dice: float
+    best_epoch: int
+
+    def words(self) -> dict[str, Any]:
+        """What the user said about the model in the file given with ``--describe``; {} without one."""
+        return read_words(self.request.describe)
+
+
+def read_words(path: str) -> dict[str, Any]:
+    """Read a description file: title, description, modality, authors, licence, data, intended_use, limits, labels.
+
+    Raises:
+        BadInput: not a JSON object.
+    """
+    if not path:
+        return {}
+    try:
+        words = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise BadInput(f"{path} is not a JSON file ({error}).", "", "Give a JSON object, or leave it out.") from error
+    if not isinstance(words, dict):
+        raise BadInput(f"{path} holds no JSON object.", "", 'Write it as {"title": "...", ...}.')
+    return words
+
+
+def instantiate(network: Mapping[str, Any]) -> torch.nn.Module:
+    """The network that a plan's definition names."""
+    module = ConfigParser({"network": dict(network)}).get_parsed_content("network")
+    if not isinstance(module, torch.nn.Module):
+        msg = f"{network.get('_target_')} is no torch module"
+        raise TypeError(msg)
+    return module
+
+
+def write_bundle(
+    folder: Path, weights: Mapping[str, torch.Tensor], description: Description, progress: Progress
+) -> dict[str, Any]:
+    """Write the bundle into `folder`, measure it on the test fold through the ordinary inference, write its card.
+
+    Returns:
+        bundle, validation_dice, test (per label and mean: mean and standard deviation of each figure), parameters,
+        epochs, seconds, text.
+    """
+    network = instantiate(description.plan.network)
+    network.load_state_dict(dict(weights))
+    for part in ("configs", "models", "docs"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    _replace(folder / "models" / "model.pt", lambda path: torch.save(network.state_dict(), path))
+    _write_json(folder / "configs" / "inference.json", inference_config(description.plan))
+    _write_json(folder / "configs" / "metadata.json", metadata(folder.name, description))
+
+    rows = measure(folder, description, progress)
+    summary = summarise(rows)
+    if rows:
+        _replace(folder / "docs" / "test_cases.csv", lambda path: _write_rows(path, rows))
+    card = model_card(folder.name, description, summary, sum(p.numel() for p in network.parameters()))
+    _replace(folder / "docs" / "README.md", lambda path: path.write_text(card, encoding="utf-8"))
+    mean = summary.get("mean", {}).get("dice", {}).get("mean")
+    return {
+        "bundle": str(folder),
+        "validation_dice": _or_none(description.validation_dice),
+        "test": summary,
+        "epochs": description.request.epochs,
+        "best_epoch": description.best_epoch,
+        "seconds": description.seconds,
+        "text": f"{folder}: trained in {duration(description.seconds)}; "
+        + (f"mean Dice {mean:.4f} on {len(description.split.test)} cases kept aside" if mean else "not measured"),
+    }
+
+
+def inference_config(plan: Plan) -> dict[str, Any]:
+    """configs/inference.json: preprocessing, network, sliding windows, and the way back to the input's grid."""
+    dims = plan.dimensions
+    return {
+        "imports": ["$import glob"],
+        "bundle_root": ".",
+        "image_key": "image",
+        "output_dir": "$@bundle_root + '/eval'",
+        "dataset_dir": "$@bundle_root + '/images'",
+        "datalist": "$sorted(glob.glob(@dataset_dir + '/*.nii.gz'))",
+        "device": "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
+        "network_def": {k: v for k, v in plan.network.items() if k != "_target_"}
+        | {"_target_": plan.network["_target_"].rpartition(".")[2]},
+        "network": "$@network_def.to(@device)",
+        "preprocessing": {
+            "_target_": "Compose",
+            "transforms": [
+                {"_target_": "LoadImaged", "keys": "@image_key"},
+                {"_target_": "EnsureChannelFirstd", "keys": "@image_key"},
+                {"_target_": "Orientationd", "keys": "@image_key", "axcodes": "RAS"[:dims], "labels": None},
+                {"_target_": "Spacingd", "keys": "@image_key", "pixdim": list(plan.spacing), "mode": "bilinear"},
+                {"_target_": "NormalizeIntensityd", "keys": "@image_key", "channel_wise": True},
+            ],
+        },
+        "dataset": {
+            "_target_": "Dataset",
+            "data": "$[{'image': i} for i in @datalist]",
+            "transform": "@preprocessing",
+        },
+        "dataloader": {
+            "_target_": "DataLoader",
+            "dataset": "@dataset",
+            "batch_size": 1,
+            "shuffle": False,
+            "num_workers": 0,
+        },
+        "inferer": {
+            "_target_": "SlidingWindowInferer",
+            "roi_size": list(plan.patch),
+            "sw_batch_size": 4,
+            "overlap": 0.5,
+            "mode": "gaussian",
+        },
+        "postprocessing": {
+            "_target_": "Compose",
+            "transforms": [
+                {"_target_": "Activationsd", "keys": "pred", "softmax": True},
+                {
+                    "_target_": "Invertd",
+                    "keys": "pred",
+                    "transform": "@preprocessing",
+                    "orig_keys": "@image_key",
+                    "nearest_interp": False,
+                    "to_tensor": True,
+                },
+                {"_target_": "AsDiscreted", "keys": "pred", "argmax": True},
+                {"_target_": "SaveImaged", "keys": "pred", "output_dir": "@output_dir", "output_postfix": "seg"},
+            ],
+        },
+        "handlers": [
+            {
+                "_target_": "CheckpointLoader",
+                "load_path": "$@bundle_root + '/models/model.pt'",
+                "load_dict": {"model": "@network"},
+                "map_location": "@device",
+            }
+        ],
+        "evaluator": {
+            "_target_": "SupervisedEvaluator",
+            "device": "@device",
+            "val_data_loader": "@dataloader",
+            "network": "@network",
+            "inferer": "@inferer",
+            "postprocessing": "@postprocessing",
+            "val_handlers": "@handlers",
+        },
+        "run": ["$@evaluator.run()"],
+    }
+
+
+def metadata(name: str, description: Description) -> dict[str, Any]:
+    """configs/metadata.json after MONAI's schema, with labels' colours and terminology under ``mli``."""
+    words = description.words()
+    dataset, plan = description.dataset, description.plan
+    labels = label_details(dataset.labels, words.get("labels", {}))
+    channel_names = {str(i): c for i, c in enumerate(dataset.channels)}
+    classes = {"0": "background"} | {value: d["name"] for value, d in labels.items()}
+    packages = {p: found for p in ("nibabel", "pytorch-ignite") if (found := _version(p))}
+    return {
+        "schema": SCHEMA,
+        "version": "1.0.0",
+        "changelog": {"1.0.0": "first training"},
+        "monai_version": monai.__version__,
+        "pytorch_version": torch.__version__.partition("+")[0],
+        "numpy_version": numpy.__version__,
+        "optional_packages_version": packages,
+        "required_packages_version": {},
+        "supported_apps": {"mli": ""},
+        "name": words.get("title", name),
+        "task": "segmentation",
+        "description": words.get("description", dataset.description or f"Segmentation of {', '.join(dataset.labels)}."),
+        "authors": words.get("authors", "not stated"),
+        "copyright": words.get("copyright", "not stated"),
+        "data_source": words.get("data", dataset.reference),
+        "data_type": "nifti",
+        "image_classes": f"{len(dataset.channels)} channel(s), each normalised to mean 0 and standard deviation 1",
+        "label_classes": ", ".join(f"{k} {v}" for k, v in classes.items()),
+        "pred_classes": f"{len(classes)} channels of logits, one a label",
+        "intended_use": words.get("intended_use", "Research; not for diagnosis."),
+        "references": [words.get("data", dataset.reference)],
+        "network_data_format": {
+            "inputs": {"image": _tensor("magnitude", channel_names, plan)},
+            "outputs": {"pred": _tensor("segmentation", classes, plan)},
+        },
+        "mli": {
+            "modality": words.get("modality", ", ".join(dataset.channels)),
+            "labels": labels,
+            "mirror_axes": list(plan.mirror_axes),
+        },
+    }
+
+
+def label_details(names: Sequence[str], said: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Name, colour (0-255) and terminology of each label: what was said, else the data set's name and a palette."""
+    out = {}
+    for i, name in enumerate(names):
+        default = {"name": name, "color": list(_PALETTE[i % len(_PALETTE)]), "terminology": _TISSUE}
+        out[str(i + 1)] = default | dict(said.get(str(i + 1), {}))
+    return out
+
+
+def _tensor(kind: str, channels: Mapping[str, str], plan: Plan) -> dict[str, Any]:
+    return {
+        "type": "image",
+        "format": kind,
+        "modality": "n/a",
+        "num_channels": len(channels),
+        "spatial_shape": list(plan.patch),
+        "dtype": "float32",
+        "value_range": [],
+        "is_patch_data": True,
+        "channel_def": dict(channels),
+    }
+
+
+def measure(folder: Path, description: Description, progress: Progress) -> list[dict[str, Any]]:
+    """Segment the test fold with the bundle just written and compare with the reference, case by case.
+
+    Returns:
+        Rows of case, label and the figures of :func:`MLILib.metrics.compare`.
+    """
+    from .inference import segment  # needs the bundle on disk, and is not needed to train
+
+    test = description.split.test
+    if not test:
+        return []
+    names = {i + 1: n for i, n in enumerate(_names(description))}
+    progress.stage("Measuring on the fold kept aside")
+    rows: list[dict[str, Any]] = []
+    for i, case in enumerate(test):
+        result = segment([sitk.ReadImage(f) for f in case.images], str(folder), device=description.request.device)
+        rows.extend(_rows(case, compare(result.labels, _reference(case), names)))
+        progress.fraction((i + 1) / len(test))
+    return rows
+
+
+def _names(description: Description) -> list[str]:
+    details = label_details(description.dataset.labels, description.words().get("labels", {}))
+    return [d["name"] for d in details.values()]
+
+
+def _reference(case: Case) -> sitk.Image:
+    return sitk.Cast(sitk.ReadImage(case.label), sitk.sitkUInt8)
+
+
+def _rows(case: Case, measured: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {"case": case.name, "label": label, **{k: figures[k] for k in _MEASURED}}
+        for label, figures in measured.items()
+        if label != "mean"
+    ]
+
+
+def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Mean, standard deviation and count of each figure, for each label and for the mean over labels."""
+    labels = sorted({str(r["label"]) for r in rows})
+    out: dict[str, Any] = {}
+    for label in labels:
+        out[label] = {k: _statistics([r[k] for r in rows if r["label"] == label]) for k in _MEASURED}
+    if labels:
+        out["mean"] = {k: {"mean": statistics.fmean(out[name][k]["mean"] for name in labels)} for k in _MEASURED}
+    return out
+
+
+def _statistics(values: Sequence[Any]) -> dict[str, float]:
+    defined = [float(v) for v in values if v is not None and math.isfinite(v)]
+    return {
+        "mean": statistics.fmean(defined) if defined else math.nan,
+        "sd": statistics.stdev(defined) if len(defined) > 1 else 0.0,
+        "cases": len(defined),
+    }
+
+
+def model_card(name: str, description: Description, summary: Mapping[str, Any], parameters: int) -> str:
+    """docs/README.md: what the model is for, how it was made, what was measured, what it cannot do."""
+    words, request, split, plan = description.words(), description.request, description.split, description.plan
+    lines = [
+        f"# {words.get('title', name)}",
+        "",
+        str(words.get("description", description.dataset.description)),
+        "",
+        "## Use",
+        "",
+        str(words.get("intended_use", "Research; not for diagnosis.")),
+        "",
+        "## Measured",
+        "",
+    ]
+    if summary:
+        lines += [
+            f"On {len(split.test)} cases that took no part in the training or in the choice of the checkpoint, by "
+            "`mli segment` with default settings; per case in `docs/test_cases.csv`:",
+            "",
+            "| label | Dice | 95 % Hausdorff (mm) | mean surface distance (mm) | surface Dice at 1 mm |",
+            "|---|---|---|---|---|",
+        ]
+        for label, figures in summary.items():
+            cells = [f"{figures[k]['mean']:.3f}" + (f" ± {figures[k]['sd']:.3f}" if "sd" in figures[k] else "")
+                     for k in _MEASURED]  # fmt: skip
+            lines.append(f"| {label} | {' | '.join(cells)} |")
+    else:
+        lines.append("Not measured: every case was trained on.")
+    lines += [
+        "",
+        "## Data",
+        "",
+        str(words.get("data", description.dataset.reference)),
+        "",
+        f"{len(split.training)} cases to train on, {len(split.validation)} to choose the checkpoint, {len(split.test)} "
+        f"to measure (fold {request.fold} of {request.folds}).",
+        "",
+        "## Training",
+        "",
+        f"`{_portable(request).command()}`",
+        "",
+        f"- network: {plan.network['_target_'].rpartition('.')[2]}, {parameters / 1e6:.2f} million parameters",
+        *(f"- {reason}" for reason in plan.reasons),
+        f"- {request.epochs} epochs, seed {request.seed}; the weights kept are the moving average after epoch "
+        f"{description.best_epoch} (validation Dice {description.validation_dice:.4f})",
+        f"- {duration(description.seconds)} on {_machine(description.device)}, "
+        f"torch {torch.__version__.partition('+')[0]}, MONAI {monai.__version__}",
+        f"- {datetime.date.today().isoformat()}",
+        "",
+        "![learning curve](../training/learning_curve.png)",
+        "",
+        "## Known limits",
+        "",
+        *(f"- {limit}" for limit in words.get("limits", ["Not tested beyond the cases above."])),
+        "",
+        "## Licence",
+        "",
+        str(words.get("licence", description.dataset.licence or "not stated")),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _portable(request: TrainSegmentationRequest) -> TrainSegmentationRequest:
+    """The request that repeats the training elsewhere: paths by their last two parts, not a resumption."""
+
+    def short(path: str) -> str:
+        return "/".join(Path(path).absolute().parts[-2:])
+
+    return dataclasses.replace(
+        request,
+        dataset=short(request.dataset),
+        output=Path(request.output).name,
+        describe="/".join(Path(request.describe).absolute().parts[-3:]) if request.describe else "",
+        resume=False,
+    )
+
+
+def _machine(device: str) -> str:
+    if device.startswith("cuda"):
+        return str(torch.cuda.get_device_name(device))
+    return f"{os.cpu_count()} cores of an {_processor()}"
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _replace(path: Path, write: Any) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    write(partial)
+    os.replace(partial, path)
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    _replace(path, lambda p: p.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8"))
+
+
+def _write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    with open(path, "w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]))
+        writer.writeheader()
+        writer.writerows({k: f"{v:.5f}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)

@@ -1,0 +1,108 @@
+"""The command line: exit codes, one JSON object, and errors in a sentence."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from tiny_dataset import write_dataset
+
+import MLILib
+from MLILib import cli
+from MLILib.errors import BadInput
+
+_ENV = {**os.environ, "PYTHONPATH": str(Path(MLILib.__file__).parents[1])}
+
+
+def mli(*words: str, **keywords: Any) -> subprocess.CompletedProcess[str]:
+    """Run `mli` as a shell would."""
+    command = [sys.executable, "-m", "MLILib.cli", *words]
+    return subprocess.run(command, capture_output=True, text=True, env=_ENV, timeout=120, check=False, **keywords)
+
+
+def _label(path: Path, shift: int = 0) -> str:
+    array = np.zeros((8, 8, 8), np.uint8)
+    array[2:6, 2:6, 2 + shift : 6 + shift] = 1
+    sitk.WriteImage(sitk.GetImageFromArray(array), str(path))
+    return str(path)
+
+
+class TestJson:
+    def test_one_object_and_nothing_else(self, tmp_path: Path) -> None:
+        done = mli("evaluate", _label(tmp_path / "a.nrrd"), _label(tmp_path / "b.nrrd", 1), "--json")
+        assert done.returncode == 0, done.stderr
+        result = json.loads(done.stdout)
+        # two 4x4x4 cubes that share 3 of 4 layers
+        assert result["mean"]["dice"] == pytest.approx(0.75)
+        assert "text" not in result
+
+    def test_an_error_is_json_too(self, tmp_path: Path) -> None:
+        done = mli("evaluate", str(tmp_path / "no.nii"), str(tmp_path), "--json")
+        assert done.returncode == 2
+        assert json.loads(done.stdout)["error"]["kind"] == "BadInput"
+        assert "does not exist" in done.stderr
+        assert "Traceback" not in done.stderr
+
+    def test_without_json_a_table(self, tmp_path: Path) -> None:
+        path = _label(tmp_path / "a.nrrd")
+        done = mli("evaluate", path, path)
+        assert done.returncode == 0
+        assert "dice" in done.stdout.lower()
+
+
+class TestBadCommandLines:
+    @pytest.mark.parametrize(
+        "words",
+        [
+            ["segment"],
+            ["nonsense"],
+            ["evaluate", "a", "b", "--tolerance", "-1"],
+            ["evaluate", "a", "b", "--tolerance", "near"],
+            ["segment", "a.nii", "-m", "m", "-o", "o.nii", "--ensemble", "quarrel"],
+        ],
+    )
+    def test_they_are_bad_input(self, words: list[str]) -> None:
+        with pytest.raises(BadInput):
+            cli.parse(words)
+
+    def test_exit_code_and_a_pointer_to_help(self) -> None:
+        done = mli("segment")
+        assert done.returncode == 2
+        assert "--help" in done.stderr
+
+
+class TestHelp:
+    @pytest.mark.parametrize("words", [[], ["segment"], ["train", "segmentation"], ["models", "list"], ["check"]])
+    def test_every_task_explains_itself(self, words: list[str]) -> None:
+        done = mli(*words, "--help")
+        assert done.returncode == 0
+        assert done.stdout.startswith("usage: mli")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+class TestInterrupt:
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_ctrl_c_says_so_and_exits_130(self, tmp_path: Path, number: signal.Signals) -> None:
+        pytest.importorskip("torch")
+        write_dataset(tmp_path, 8)
+        command = [sys.executable, "-m", "MLILib.cli", "train", "segmentation", str(tmp_path / "dataset.json"),
+                   "-o", str(tmp_path / "b"), "--epochs", "100000", "--filters", "2", "--device", "cpu"]  # fmt: skip
+        process = subprocess.Popen(command, env=_ENV, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        checkpoint = tmp_path / "b" / "training" / "checkpoint.pt"
+        deadline = time.monotonic() + 90
+        while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=20)
+        assert process.returncode == 130, said
+        assert "cancelled" in said
+        assert "Traceback" not in said
