@@ -1,0 +1,289 @@
+"""``slicer.app``: what a real Slicer's application object offers, as far as tests need it, on the QApplication."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+from PySide6 import QtCore, QtWidgets
+
+from . import names
+from .declare import offered, prop, stored
+from .io_manager import qSlicerIOManager
+from .layout import qSlicerLayoutManager, qSlicerMainWindow
+from .pythonqt import emit
+
+VERSION = "5.13.0-2026-08-21"
+
+
+class CommandOptions:
+    """What slicer.app.commandOptions() tells of the command line."""
+
+    def __init__(self, testing: bool, main_window: bool) -> None:
+        self.testingEnabled = testing
+        self.noMainWindow = not main_window
+        self.runPythonAndExit = False
+        self.pythonCode = ""
+        self.pythonScript = ""
+        self.extraPythonArguments = ()
+
+
+@offered("slicer", ("moduleAboutToBeUnloaded(QString)", "moduleLoaded(QString)"))
+class qSlicerModuleManager(QtCore.QObject):
+    """Knows the modules."""
+
+    def module(self, name: str) -> Any:
+        """Returns a module by its name, or None."""
+        import slicer
+
+        found = getattr(slicer.modules, name.lower(), None)
+        return found if getattr(found, "name", None) == name or getattr(found, "title", None) == name else None
+
+    def modulesNames(self) -> tuple[str, ...]:
+        """Returns the names of all modules."""
+        import slicer
+
+        return tuple(module.name for module in vars(slicer.modules).values() if hasattr(module, "widgetRepresentation"))
+
+    def loadedModulesNames(self) -> tuple[str, ...]:
+        """Returns the names of all modules: none waits to be loaded."""
+        return self.modulesNames()
+
+    def isLoaded(self, name: str) -> bool:
+        """Whether a module is there."""
+        return self.module(name) is not None
+
+    def _unloading(self, name: str) -> None:
+        emit(self, "moduleAboutToBeUnloaded(QString)", name)
+
+
+@offered("slicer")
+class qSlicerScriptedLoadableModule(QtCore.QObject):
+    """A module as slicer.modules has it, and the ``parent`` that a scripted module's class fills in."""
+
+    def __init__(self, name: str, path: str, logic: Any = None) -> None:
+        super().__init__()
+        self.__dict__["_parts"] = {"name": name, "path": path, "logic": logic, "widget": None, "self": None}
+
+    title = stored("QString", "title", "")
+    categories = stored("QStringList", "categories", ())
+    contributors = stored("QStringList", "contributors", ())
+    dependencies = stored("QStringList", "dependencies", ())
+    associatedNodeTypes = stored("QStringList", "node_types", ())
+    helpText = stored("QString", "help", "")
+    acknowledgementText = stored("QString", "acknowledgement", "")
+    icon = stored("QIcon", "icon", None)
+    hidden = stored("bool", "hidden", False)
+    index = stored("int", "index", -1)
+    widgetRepresentationCreationEnabled = stored("bool", "creates_widget", True)
+    name = prop("QString", lambda self: self._parts["name"])
+    path = prop("QString", lambda self: self._parts["path"])
+
+    def logic(self) -> Any:
+        """Returns the module's logic in C++."""
+        return self._parts["logic"]
+
+    def widgetRepresentation(self) -> Any:
+        """Returns the module's widget."""
+        return self._parts["widget"]
+
+    def isHidden(self) -> bool:
+        """Whether the module is left out of the menu."""
+        return self.hidden
+
+    def self(self) -> Any:
+        """Returns the Python object that describes the module."""
+        return self._parts["self"]
+
+
+class Application:
+    """slicer.app. A name that a real Slicer lacks raises AttributeError; one that only the stand-in lacks,
+    NotImplementedError.
+    """
+
+    def __init__(self, qt_application: Any, core: Any, folder: Path, testing: bool, main_window: bool) -> None:
+        own = self.__dict__
+        own["_qt"], own["_core"], own["_folder"] = qt_application, core, folder
+        own["_options"] = CommandOptions(testing, main_window)
+        own["_io"], own["_manager"] = qSlicerIOManager(), qSlicerModuleManager()
+        own["_layout"] = qSlicerLayoutManager(core) if main_window else None
+        own["_window"] = qSlicerMainWindow(own["_layout"]) if main_window else None
+        own["_settings"] = QtCore.QSettings()
+        own["_paused"] = 0
+        own["exit_code"] = None
+
+    def __getattribute__(self, name: str) -> Any:
+        if name.startswith("_") or name == "exit_code" or name in names.application("slicer.app"):
+            return object.__getattribute__(self, name)
+        raise AttributeError(f"qSlicerApplication has no attribute named '{name}'")
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name not in names.application("slicer.app"):
+            raise AttributeError(f"qSlicerApplication has no attribute named '{name}'")
+        if hasattr(self._qt, name):
+            return getattr(self._qt, name)
+        raise NotImplementedError(f"the stand-in has no slicer.app.{name}; Slicer has")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"'{name}' does not exist on qSlicerApplication and creating new attributes is not allowed")
+
+    # -- properties ----------------------------------------------------------------------------------------------------
+
+    applicationName = "Slicer"
+    applicationVersion = VERSION
+    mainApplicationName = "Slicer"
+    majorVersion = 5
+    minorVersion = 13
+    mainApplicationMajorVersion = 5
+    mainApplicationMinorVersion = 13
+    releaseType = "Preview"
+    repositoryRevision = "stand-in"
+    revision = "stand-in"
+    documentationBaseUrl = "https://slicer.readthedocs.io/en/latest/"
+    documentationVersion = "latest"
+    documentationLanguage = "en"
+    isInstalled = True
+    os = platform.system().lower()
+    arch = platform.machine()
+    platform = f"{platform.system().lower()}-{platform.machine()}"
+
+    @property
+    def temporaryPath(self) -> str:
+        """Folder for temporary files."""
+        return str(self._folder / "temporary")
+
+    @property
+    def slicerHome(self) -> str:
+        """Folder of the application."""
+        return str(self._folder)
+
+    @property
+    def cachePath(self) -> str:
+        """Folder of downloaded files."""
+        return str(self._folder / "cache")
+
+    @property
+    def extensionsInstallPath(self) -> str:
+        """Folder of installed extensions."""
+        return str(self._folder / "extensions")
+
+    @property
+    def slicerUserSettingsFilePath(self) -> str:
+        """File of the settings."""
+        return self._settings.fileName()
+
+    # -- methods -------------------------------------------------------------------------------------------------------
+
+    def testingEnabled(self) -> bool:
+        """Whether Slicer was started with --testing."""
+        return self._options.testingEnabled
+
+    def commandOptions(self) -> CommandOptions:
+        """Returns the options of the command line."""
+        return self._options
+
+    def mrmlScene(self) -> Any:
+        """Returns the scene."""
+        return self._core.scene
+
+    def applicationLogic(self) -> Any:
+        """Returns the application logic."""
+        return self._core.logic
+
+    def moduleLogic(self, name: str) -> Any:
+        """Returns a module's logic by the module's name."""
+        return self._core.logic.GetModuleLogic(name)
+
+    def moduleManager(self) -> qSlicerModuleManager:
+        """Returns what knows the modules."""
+        return self._manager
+
+    def coreIOManager(self) -> qSlicerIOManager:
+        """Returns what reads and writes files."""
+        return self._io
+
+    def ioManager(self) -> qSlicerIOManager:
+        """Returns what reads and writes files."""
+        return self._io
+
+    def layoutManager(self) -> Any:
+        """Returns the layout manager, or None without a main window."""
+        return self._layout
+
+    def userSettings(self) -> QtCore.QSettings:
+        """Returns the user's settings."""
+        return self._settings
+
+    def settings(self) -> QtCore.QSettings:
+        """Returns the user's settings."""
+        return self._settings
+
+    def revisionUserSettings(self) -> QtCore.QSettings:
+        """Returns the user's settings."""
+        return self._settings
+
+    def processEvents(self, *arguments: Any) -> None:
+        """Lets Qt handle what has happened, among it deletions that were put off."""
+        QtWidgets.QApplication.processEvents(*arguments)
+
+    def translate(self, context: str, text: str, disambiguation: str | None = None, n: int = -1) -> str:
+        """Returns the text: no translation is installed."""
+        return text
+
+    def startupEnvironment(self) -> QtCore.QProcessEnvironment:
+        """Returns the environment in which the application was started."""
+        return QtCore.QProcessEnvironment.systemEnvironment()
+
+    def environment(self) -> QtCore.QProcessEnvironment:
+        """Returns the environment of the application."""
+        return QtCore.QProcessEnvironment.systemEnvironment()
+
+    def pauseRender(self) -> None:
+        """Stops drawing until as many calls of resumeRender."""
+        self.__dict__["_paused"] += 1
+        self._core.logic.PauseRender()
+
+    def resumeRender(self) -> None:
+        """Undoes one pauseRender."""
+        self.__dict__["_paused"] -= 1
+        self._core.logic.ResumeRender()
+
+    def renderPaused(self) -> bool:
+        """Whether drawing is stopped."""
+        return self._paused > 0
+
+    def setRenderPaused(self, paused: bool) -> None:
+        """Stops drawing, or undoes it."""
+        (self.pauseRender if paused else self.resumeRender)()
+
+    def moduleDocumentationUrl(self, name: str) -> str:
+        """Returns where a module's documentation lies."""
+        return f"{self.documentationBaseUrl}user_guide/modules/{name.lower()}.html"
+
+    def exit(self, code: int = 0) -> None:
+        """Notes the exit code (``slicer.app.exit_code``) and ends Qt's event loop, if one runs."""
+        self.__dict__["exit_code"] = code
+        QtWidgets.QApplication.exit(code)
+
+    def quit(self) -> None:
+        """Ends with exit code 0."""
+        self.exit(0)
+
+    def restart(self) -> None:
+        """Refuses: a test cannot start anew."""
+        raise RuntimeError("slicer.app.restart() was called")
+
+    def openUrl(self, url: str) -> bool:
+        """Does not open a browser."""
+        return False
+
+    def toSlicerHomeAbsolutePath(self, path: str) -> str:
+        """Returns an absolute path."""
+        return path if os.path.isabs(path) else os.path.join(self.slicerHome, path)
+
+    def applicationDirPath(self) -> str:
+        """Returns the folder of the program."""
+        return os.path.dirname(sys.executable)

@@ -1,0 +1,108 @@
+"""The scene and the logics of an application on PyPI's slicer-core, which brings the classes but creates none of them: the
+application logic, the logic of each module that the package contains, the slice and 3D views' nodes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import slicer
+import vtk
+
+# Module's name in slicer.modules -> (its title, the logic's class, the logic's name in the application logic).
+_LOGICS = {
+    "annotations": ("Annotations", "vtkSlicerAnnotationModuleLogic", "Annotations"),
+    "cameras": ("Cameras", "vtkSlicerCamerasModuleLogic", "Cameras"),
+    "colors": ("Colors", "vtkSlicerColorLogic", "Colors"),
+    "data": ("Data", "vtkSlicerDataModuleLogic", "Data"),
+    "markups": ("Markups", "vtkSlicerMarkupsLogic", "Markups"),
+    "models": ("Models", "vtkSlicerModelsLogic", "Models"),
+    "plots": ("Plots", "vtkSlicerPlotsLogic", "Plots"),
+    "reformat": ("Reformat", "vtkSlicerReformatLogic", "Reformat"),
+    "sceneviews": ("Scene Views", "vtkSlicerSceneViewsModuleLogic", "SceneViews"),
+    "segmentations": ("Segmentations", "vtkSlicerSegmentationsModuleLogic", "Segmentations"),
+    "sequences": ("Sequences", "vtkSlicerSequencesLogic", "Sequences"),
+    "subjecthierarchy": ("Subject Hierarchy", "vtkSlicerSubjectHierarchyModuleLogic", "SubjectHierarchy"),
+    "tables": ("Tables", "vtkSlicerTablesLogic", "Tables"),
+    "terminologies": ("Terminologies", "vtkSlicerTerminologiesModuleLogic", "Terminologies"),
+    "texts": ("Texts", "vtkSlicerTextsLogic", "Texts"),
+    "transforms": ("Transforms", "vtkSlicerTransformLogic", "Transforms"),
+    "units": ("Units", "vtkSlicerUnitsLogic", "Units"),
+    "viewcontrollers": ("View Controllers", "vtkSlicerViewControllersLogic", "ViewControllers"),
+    "volumerendering": ("Volume Rendering", "vtkSlicerVolumeRenderingLogic", "VolumeRendering"),
+    "volumes": ("Volumes", "vtkSlicerVolumesLogic", "Volumes"),
+}
+_SLICES = {"Red": ("Axial", (0.9529, 0.2902, 0.2)), "Yellow": ("Sagittal", (0.9294, 0.8353, 0.298)),
+           "Green": ("Coronal", (0.4314, 0.6902, 0.2941))}  # fmt: skip
+
+
+class Core:
+    """The scene with its application logic.
+
+    Args:
+        share_directory: folder in which the logics look for their files; none of Slicer's are there.
+        main_window: with one, the scene has the nodes of three slice views and a 3D view.
+    """
+
+    def __init__(self, share_directory: str, temporary_directory: str, main_window: bool) -> None:
+        self.scene = slicer.vtkMRMLScene()
+        crosshair = slicer.vtkMRMLCrosshairNode()
+        crosshair.SetCrosshairName("default")
+        self.scene.AddNode(crosshair)
+        self.logic = slicer.vtkSlicerApplicationLogic()
+        self.logic.SetHomeDirectory(share_directory)
+        self.logic.SetShareDirectory(share_directory)
+        self.logic.SetTemporaryPath(temporary_directory)
+        self.scene.SetRootDirectory(temporary_directory)
+        self.logic.SetMRMLScene(self.scene)
+        self.slice_logics = vtk.vtkCollection()
+        self.view_logics = vtk.vtkCollection()
+        self.logic.SetSliceLogics(self.slice_logics)
+        self.logic.SetViewLogics(self.view_logics)
+        for factory in (
+            slicer.vtkMRMLThreeDViewDisplayableManagerFactory,
+            slicer.vtkMRMLSliceViewDisplayableManagerFactory,
+        ):
+            factory.GetInstance().SetMRMLApplicationLogic(self.logic)
+        self.module_logics: dict[str, Any] = {}
+        self.titles: dict[str, str] = {}
+        # The logics of colours and terminologies complain that Slicer's own files are not there; the package has none.
+        vtk.vtkObject.GlobalWarningDisplayOff()
+        for name, (title, class_name, logic_name) in _LOGICS.items():
+            if hasattr(slicer, class_name):
+                self._add_logic(name, title, getattr(slicer, class_name)(), logic_name, share_directory)
+        vtk.vtkObject.GlobalWarningDisplayOn()
+        slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(self.scene, True)
+        if main_window:
+            self._add_views()
+
+    def _add_logic(self, name: str, title: str, logic: Any, logic_name: str, share_directory: str) -> None:
+        if hasattr(logic, "SetModuleShareDirectory"):
+            logic.SetModuleShareDirectory(share_directory)
+        if name == "colors":
+            self.logic.SetColorLogic(logic)
+        logic.SetMRMLApplicationLogic(self.logic)
+        logic.SetMRMLScene(self.scene)
+        self.logic.SetModuleLogic(logic_name, logic)
+        if name == "colors" and self.scene.GetNumberOfNodesByClass("vtkMRMLColorNode") == 0:
+            logic.AddDefaultColorNodes()
+        self.module_logics[name] = logic
+        self.titles[name] = title
+
+    def _add_views(self) -> None:
+        layout = slicer.vtkMRMLLayoutNode()
+        self.scene.AddNode(layout)
+        for name, (orientation, color) in _SLICES.items():
+            logic = slicer.vtkMRMLSliceLogic()
+            logic.SetMRMLApplicationLogic(self.logic)
+            logic.SetMRMLScene(self.scene)
+            node = logic.AddSliceNode(name)
+            node.SetOrientation(orientation)
+            node.SetLayoutColor(*color)
+            node.SetMappedInLayout(1)
+            self.slice_logics.AddItem(logic)
+        view = slicer.vtkMRMLViewLogic()
+        view.SetMRMLApplicationLogic(self.logic)
+        view.SetMRMLScene(self.scene)
+        view.AddViewNode("1").SetMappedInLayout(1)
+        self.view_logics.AddItem(view)

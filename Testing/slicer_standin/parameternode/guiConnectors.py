@@ -1,0 +1,525 @@
+"""``slicer.parameterNodeWrapper.guiConnectors``: widgets as places for values, by type of widget and type of value."""
+
+from __future__ import annotations
+
+import abc
+import enum
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+from PySide6 import QtGui, QtWidgets
+
+from .. import ctk_choices, ctk_numbers, ctk_sections, qmrml_nodes, qmrml_numbers
+from . import validators
+from .annotations import (
+    Decimals,
+    Default,
+    SingleStep,
+    findFirstAnnotation,
+    getNodeTypes,
+    isNodeOrUnionOfNodes,
+    splitAnnotations,
+    unannotatedType,
+)
+from .pack import FloatRange, isParameterPack, nestedParameterNames
+
+SlicerPackParameterNamePropertyName = "SlicerPackParameterName"
+_PATHS = (pathlib.Path, pathlib.PosixPath, pathlib.WindowsPath, pathlib.PurePath, pathlib.PurePosixPath,
+          pathlib.PureWindowsPath)  # fmt: skip
+
+
+class GuiConnector(abc.ABC):
+    """Base of all connectors, including users'."""
+
+    def __init__(self) -> None:
+        self._callback: Callable | None = None
+
+    @staticmethod
+    @abc.abstractmethod
+    def canRepresent(widget: Any, datatype: Any) -> bool:
+        """Whether this connector can show a type, which may be Annotated, in a widget."""
+
+    @staticmethod
+    @abc.abstractmethod
+    def create(widget: Any, datatype: Any) -> Any:
+        """Returns a connector."""
+
+    def onChanged(self, callback: Callable | None) -> None:
+        """Sets what is called when the user changes the widget; None ends it."""
+        self._callback = callback
+        if callback is None:
+            self._disconnect()
+        else:
+            self._connect()
+
+    def changed(self) -> None:
+        """Called by the widget."""
+        if self._callback is not None:
+            self._callback()
+
+    @abc.abstractmethod
+    def _connect(self) -> None: ...
+
+    @abc.abstractmethod
+    def _disconnect(self) -> None: ...
+
+    @abc.abstractmethod
+    def widget(self) -> Any:
+        """Returns the widget."""
+
+    @abc.abstractmethod
+    def read(self) -> Any:
+        """Returns the widget's value."""
+
+    @abc.abstractmethod
+    def write(self, value: Any) -> None:
+        """Shows a value in the widget."""
+
+
+_registered: list[type[GuiConnector]] = []
+
+
+def parameterNodeGuiConnector(classtype: type | None = None) -> Any:
+    """Class decorator that registers a connector; used with or without parentheses."""
+
+    def register(cls: type[GuiConnector]) -> type[GuiConnector]:
+        if not issubclass(cls, GuiConnector):
+            raise TypeError("Must be a GuiConnector subclass")
+        _registered.append(cls)
+        return cls
+
+    return register if classtype is None else register(classtype)
+
+
+def createGuiConnector(widget: Any, datatype: Any) -> GuiConnector:
+    """Returns a connector for a widget and a type.
+
+    Raises:
+        RuntimeError: no connector can show the type in the widget.
+    """
+    for connector in _registered:
+        if connector.canRepresent(widget, datatype):
+            return connector.create(widget, datatype)
+    raise RuntimeError(f"Unable to create GUI connector from datatype '{datatype}' to widget type '{type(widget)}'.")
+
+
+class _OneWidget(GuiConnector):
+    """A connector that reads and writes one property of one widget.
+
+    A derived class names the widget classes (exactly these), the types, the signal and the property.
+    """
+
+    widgets: tuple = ()
+    types: tuple = ()
+    signal = ""
+    attribute = ""
+
+    @classmethod
+    def represents(cls, widget: Any, datatype: Any) -> bool:
+        """Whether the widget is one of the class's and the type too."""
+        return type(widget) in cls.widgets and unannotatedType(datatype) in cls.types
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        cls.canRepresent = staticmethod(cls.represents)  # type: ignore[method-assign]
+        # Bound to this class: Slicer's connectors are created by cls.create(widget, datatype).
+        cls.create = staticmethod(lambda w, d: cls(w, d) if cls.represents(w, d) else None)  # type: ignore[method-assign]
+
+    @staticmethod
+    def canRepresent(widget: Any, datatype: Any) -> bool:
+        """Replaced in each derived class."""
+        return False
+
+    @staticmethod
+    def create(widget: Any, datatype: Any) -> Any:
+        """Replaced in each derived class."""
+        return None
+
+    def __init__(self, widget: Any, datatype: Any) -> None:
+        super().__init__()
+        self._widget = widget
+        self._type, self._annotations = splitAnnotations(datatype)
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Sets the widget up for the type's annotations."""
+
+    def _annotation(self, kind: type) -> Any:
+        return findFirstAnnotation(self._annotations, kind)
+
+    def _connect(self) -> None:
+        if self.signal:
+            getattr(self._widget, self.signal).connect(self.changed)
+
+    def _disconnect(self) -> None:
+        if self.signal:
+            getattr(self._widget, self.signal).disconnect(self.changed)
+
+    def widget(self) -> Any:
+        """Returns the widget."""
+        return self._widget
+
+    def read(self) -> Any:
+        """Returns the property."""
+        return getattr(self._widget, self.attribute)
+
+    def write(self, value: Any) -> None:
+        """Sets the property."""
+        setattr(self._widget, self.attribute, value)
+
+
+@parameterNodeGuiConnector
+class QCheckBoxToBoolConnector(_OneWidget):
+    """bool in a check box."""
+
+    widgets = (QtWidgets.QCheckBox, ctk_sections.ctkCheckBox)
+    types = (bool,)
+    signal = "stateChanged"
+    attribute = "checked"
+
+
+@parameterNodeGuiConnector
+class QCheckablePushButtonToBoolConnector(_OneWidget):
+    """bool in a push button, which becomes checkable."""
+
+    widgets = (QtWidgets.QPushButton,)
+    types = (bool,)
+    signal = "toggled"
+    attribute = "checked"
+
+    def _prepare(self) -> None:
+        self._widget.checkable = True
+
+
+@parameterNodeGuiConnector
+class ctkCheckablePushButtonToBoolConnector(_OneWidget):
+    """bool in CTK's push button with a check box."""
+
+    widgets = (ctk_sections.ctkCheckablePushButton,)
+    types = (bool,)
+    signal = "toggled"
+    attribute = "checked"
+
+    def write(self, value: bool) -> None:
+        """Toggles the button, or makes it a toggle button, as it is set up."""
+        if not self._widget.checkBoxControlsButtonToggleState:
+            self._widget.checked = value
+            return
+        self._widget.checkable = value
+        if value:
+            self._widget.checked = True
+
+
+class _Numbers(_OneWidget):
+    """What number widgets share: limits, steps and digits from the annotations."""
+
+    signal = "valueChanged"
+    attribute = "value"
+    needs_limits: tuple = ()
+    no_limits: tuple = (float("-inf"), float("inf"))
+
+    def _limits(self) -> tuple[Any, Any]:
+        within = self._annotation(validators.WithinRange)
+        if within is not None:
+            return within.minimum, within.maximum
+        low, high = self._annotation(validators.Minimum), self._annotation(validators.Maximum)
+        return (low.minimum if low else None), (high.maximum if high else None)
+
+    def _prepare(self) -> None:
+        low, high = self._limits()
+        if type(self._widget) in self.needs_limits and (low is None or high is None):
+            raise RuntimeError(f"Cannot have a connection to {type(self._widget).__name__} where the type is unbounded.")
+        step = self._annotation(SingleStep)
+        if step is not None:
+            self._widget.singleStep = step.value
+        self._widget.minimum = self.no_limits[0] if low is None else low
+        self._widget.maximum = self.no_limits[1] if high is None else high
+
+
+@parameterNodeGuiConnector
+class QSliderOrSpinBoxToIntConnector(_Numbers):
+    """int in a slider or spin box."""
+
+    widgets = (QtWidgets.QSlider, QtWidgets.QSpinBox)
+    types = (int,)
+    needs_limits = (QtWidgets.QSlider,)
+    no_limits = (-(2**31), 2**31 - 1)
+
+
+@parameterNodeGuiConnector
+class QDoubleSpinBoxCtkSliderWidgetToFloatIntConnector(_Numbers):
+    """float or int in the number widgets of Qt, CTK and Slicer."""
+
+    widgets = (
+        QtWidgets.QDoubleSpinBox, ctk_numbers.ctkSliderWidget, qmrml_numbers.qMRMLSliderWidget, ctk_numbers.ctkDoubleSlider,
+        ctk_numbers.ctkDoubleSpinBox, qmrml_numbers.qMRMLSpinBox,
+    )  # fmt: skip
+    types = (float, int)
+    needs_limits = (ctk_numbers.ctkSliderWidget, qmrml_numbers.qMRMLSliderWidget)
+
+    def _prepare(self) -> None:
+        decimals = Decimals(0) if self._type is int else self._annotation(Decimals)
+        if decimals is not None and not isinstance(self._widget, ctk_numbers.ctkDoubleSlider):
+            self._widget.decimals = decimals.value
+        super()._prepare()
+
+    def read(self) -> Any:
+        """Returns the number, whole where the type is int."""
+        return int(self._widget.value) if self._type is int else self._widget.value
+
+
+@parameterNodeGuiConnector
+class QComboBoxToStringableConnector(_OneWidget):
+    """A value of a Choice in a combo box."""
+
+    widgets = (QtWidgets.QComboBox, ctk_choices.ctkComboBox)
+    types = (int, float, str, bool)
+    signal = "currentIndexChanged"
+
+    def _prepare(self) -> None:
+        choice = self._annotation(validators.Choice)
+        if choice is None:
+            raise RuntimeError("ComboBoxToStringableConnector requires the Choice annotation to be used.")
+        self._choices = list(choice.choices)
+        self._widget.clear()
+        self._widget.addItems([str(value) for value in self._choices])
+
+    def read(self) -> Any:
+        """Returns the chosen value."""
+        return self._choices[self._widget.currentIndex]
+
+    def write(self, value: Any) -> None:
+        """Chooses a value."""
+        if value not in self._choices:
+            raise ValueError(f"Unable to find value {value} in choices {self._choices}")
+        self._widget.currentIndex = self._choices.index(value)
+
+
+@parameterNodeGuiConnector
+class QComboBoxToEnumConnector(_OneWidget):
+    """A member of an enumeration in a combo box, under its label() or its name."""
+
+    widgets = (QtWidgets.QComboBox, ctk_choices.ctkComboBox)
+    signal = "currentIndexChanged"
+
+    @classmethod
+    def represents(cls, widget: Any, datatype: Any) -> bool:
+        """Whether the type is an enumeration."""
+        bare = unannotatedType(datatype)
+        return type(widget) in cls.widgets and isinstance(bare, type) and issubclass(bare, enum.Enum)
+
+    def _prepare(self) -> None:
+        label = getattr(self._type, "label", lambda member: member.name)
+        self._choices = list(self._type)
+        index = max(self._widget.currentIndex, 0)
+        self._widget.clear()
+        self._widget.addItems([label(member) for member in self._choices])
+        self._widget.currentIndex = min(index, len(self._choices) - 1)
+
+    def read(self) -> Any:
+        """Returns the chosen member."""
+        return self._choices[self._widget.currentIndex]
+
+    def write(self, value: Any) -> None:
+        """Chooses a member."""
+        self._widget.currentIndex = self._choices.index(value)
+
+
+@parameterNodeGuiConnector
+class QLineEditToStrConnector(_OneWidget):
+    """str in a line edit."""
+
+    widgets = (QtWidgets.QLineEdit,)
+    types = (str,)
+    signal = "textChanged"
+    attribute = "text"
+
+    def write(self, value: str) -> None:
+        """Sets the text where it differs, so that the cursor stays while the user types."""
+        if value != self._widget.text:
+            self._widget.text = value
+
+
+@parameterNodeGuiConnector
+class QLabelToStrConnector(_OneWidget):
+    """str in a label, which nobody can change."""
+
+    widgets = (QtWidgets.QLabel,)
+    types = (str,)
+    attribute = "text"
+
+
+@parameterNodeGuiConnector
+class QTextEditPlainTextToStrConnector(_OneWidget):
+    """str in a text edit."""
+
+    widgets = (QtWidgets.QTextEdit,)
+    types = (str,)
+    signal = "textChanged"
+
+    def read(self) -> str:
+        """Returns the text without its formats."""
+        return self._widget.toPlainText()
+
+    def write(self, value: str) -> None:
+        """Sets the text."""
+        self._widget.setPlainText(value)
+
+
+@parameterNodeGuiConnector
+class ctkRangeWidgetToRangeConnector(_OneWidget):
+    """FloatRange in the range widgets."""
+
+    widgets = (ctk_numbers.ctkRangeWidget, ctk_numbers.ctkDoubleRangeSlider, qmrml_numbers.qMRMLRangeWidget)
+    types = (FloatRange,)
+    signal = "valuesChanged"
+
+    def _prepare(self) -> None:
+        decimals, step = self._annotation(Decimals), self._annotation(SingleStep)
+        if decimals is not None and not isinstance(self._widget, ctk_numbers.ctkDoubleRangeSlider):
+            self._widget.decimals = decimals.value
+        if step is not None:
+            self._widget.singleStep = step.value
+        bounds = self._annotation(validators.RangeBounds)
+        if bounds is None:
+            raise RuntimeError("Cannot have a connection to a range widget without a RangeBounds annotation.")
+        if self._annotation(Default) is None and not bounds.minimum <= 0 <= bounds.maximum:
+            raise RuntimeError("RangeBounds that do not include 0 need a Default() too.")
+        self._widget.setRange(bounds.minimum, bounds.maximum)
+
+    def read(self) -> FloatRange:
+        """Returns the range."""
+        return FloatRange(self._widget.minimumValue, self._widget.maximumValue)
+
+    def write(self, value: FloatRange) -> None:
+        """Sets the range."""
+        self._widget.setValues(value.minimum, value.maximum)
+
+
+class _Path(_OneWidget):
+    types = _PATHS
+
+    def read(self) -> Any:
+        """Returns the path."""
+        return self._type(super().read())
+
+    def write(self, value: Any) -> None:
+        """Sets the path."""
+        super().write(str(value))
+
+
+@parameterNodeGuiConnector
+class ctkPathLineEditToPathConnector(_Path):
+    """A path in ctkPathLineEdit."""
+
+    widgets = (ctk_choices.ctkPathLineEdit,)
+    signal = "currentPathChanged"
+    attribute = "currentPath"
+
+
+@parameterNodeGuiConnector
+class ctkDirectoryButtonToPathConnector(_Path):
+    """A path in ctkDirectoryButton."""
+
+    widgets = (ctk_choices.ctkDirectoryButton,)
+    signal = "directoryChanged"
+    attribute = "directory"
+
+
+@parameterNodeGuiConnector
+class qMRMLNodeComboBoxToNodeConnector(_OneWidget):
+    """A node in qMRMLNodeComboBox, which then offers the type's nodes."""
+
+    widgets = (qmrml_nodes.qMRMLNodeComboBox,)
+    signal = "currentNodeChanged"
+
+    @classmethod
+    def represents(cls, widget: Any, datatype: Any) -> bool:
+        """Whether the type is a node class or a union of node classes."""
+        return type(widget) in cls.widgets and isNodeOrUnionOfNodes(datatype)
+
+    def _prepare(self) -> None:
+        self._widget.nodeTypes = getNodeTypes(self._type)
+
+    def read(self) -> Any:
+        """Returns the chosen node."""
+        return self._widget.currentNode()
+
+    def write(self, value: Any) -> None:
+        """Chooses a node."""
+        self._widget.setCurrentNode(value)
+
+
+@parameterNodeGuiConnector
+class ctkColorPickerButtonToQColorConnector(_OneWidget):
+    """QColor in ctkColorPickerButton."""
+
+    widgets = (ctk_choices.ctkColorPickerButton,)
+    types = (QtGui.QColor,)
+    signal = "colorChanged"
+    attribute = "color"
+
+
+def pack_widgets(widget: Any) -> dict[str, Any]:
+    """Returns dotted member name -> child widget, by the property SlicerPackParameterName of the children."""
+    found = {}
+    for child in widget.findChildren(QtWidgets.QWidget):
+        name = child.property(SlicerPackParameterNamePropertyName)
+        parent = child.parent()
+        while name and parent is not None and parent is not widget:
+            outer = parent.property(SlicerPackParameterNamePropertyName)
+            name = f"{outer}.{name}" if outer else name
+            parent = parent.parent()
+        if name:
+            found[name] = child
+    return found
+
+
+@parameterNodeGuiConnector
+class WidgetChildrenToParameterPackConnector(GuiConnector):
+    """A parameterPack in the children of a widget."""
+
+    @staticmethod
+    def canRepresent(widget: Any, datatype: Any) -> bool:
+        """Whether there is a child for each member."""
+        bare = unannotatedType(datatype)
+        return isParameterPack(bare) and set(nestedParameterNames(bare)) <= set(pack_widgets(widget))
+
+    @staticmethod
+    def create(widget: Any, datatype: Any) -> Any:
+        """Returns a connector."""
+        can = WidgetChildrenToParameterPackConnector.canRepresent(widget, datatype)
+        return WidgetChildrenToParameterPackConnector(widget, datatype) if can else None
+
+    def __init__(self, widget: Any, datatype: Any) -> None:
+        super().__init__()
+        self._widget, self._type = widget, unannotatedType(datatype)
+        children = pack_widgets(widget)
+        self._members = {
+            name: createGuiConnector(children[name], self._type.dataType(name)) for name in nestedParameterNames(self._type)
+        }
+
+    def _connect(self) -> None:
+        for connector in self._members.values():
+            connector.onChanged(self.changed)
+
+    def _disconnect(self) -> None:
+        for connector in self._members.values():
+            connector.onChanged(None)
+
+    def widget(self) -> Any:
+        """Returns the widget."""
+        return self._widget
+
+    def read(self) -> Any:
+        """Returns a pack of the children's values."""
+        pack = self._type()
+        for name, connector in self._members.items():
+            pack.setValue(name, connector.read())
+        return pack
+
+    def write(self, value: Any) -> None:
+        """Shows a pack's members in the children."""
+        for name, connector in self._members.items():
+            connector.write(value.getValue(name))

@@ -1,0 +1,523 @@
+"""Gives PySide6's classes the manners of PythonQt, as behaviour.json of the description shows them: properties are
+attributes and not callable, signals connect by signature or by name and pass as many arguments as the slot takes,
+enumerators are numbers, and no new attribute may be put on a C++ object. It changes the PySide6 classes themselves, so that
+objects made inside Qt (by QUiLoader, or the header of a table) behave alike.
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+import inspect
+import traceback
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import shiboken6
+from PySide6 import QtCore, QtGui, QtUiTools, QtWidgets
+
+from . import names
+
+QT_MODULES = (QtCore, QtGui, QtWidgets, QtUiTools)
+
+# Exceptions raised in slots. Qt goes on after them, in Slicer as here, so a test that wants none looks at this list.
+slot_errors: list[BaseException] = []
+
+# The classes as PySide6 made them, by class and name; the stand-in's own code reaches what the filter hides through raw().
+_original: dict[type, dict[str, Any]] = {}
+_plain_set = shiboken6.Shiboken.Object.__setattr__
+_qt_connect = QtCore.QObject.connect
+_qt_disconnect = QtCore.QObject.disconnect
+# Connections to C++ signals: address of the sender -> [(signature, slot, Qt's connection)].
+_connections: dict[int, list[tuple[str, Any, Any]]] = {}
+# Classes that stand for a C++ class of a real Slicer -> the name under which the description has it.
+_offered: dict[type, str] = {}
+
+
+def raw(cls: type, name: str) -> Any:
+    """Returns a member of a PySide6 class as it was before the change, for the stand-in's own use."""
+    for base in cls.__mro__:
+        if name in _original.get(base, ()):
+            return _original[base][name]
+    return getattr(cls, name)
+
+
+# -- signals and slots -------------------------------------------------------------------------------------------------
+
+
+def _accepted_arguments(slot: Callable) -> int | None:
+    """Number of arguments PythonQt hands to ``slot``; None is all (PythonQtSignalReceiver.cpp looks at Python code only)."""
+    function, bound = (slot.__func__, 1) if inspect.ismethod(slot) else (slot, 0)
+    code = getattr(function, "__code__", None)
+    if code is None or code.co_flags & inspect.CO_VARARGS:
+        return None
+    return code.co_argcount - bound
+
+
+def call_slot(slot: Callable, arguments: tuple) -> None:
+    """Calls a slot the way PythonQt does: surplus arguments are dropped, an exception is printed and the program goes on."""
+    try:
+        slot(*arguments[: _accepted_arguments(slot)])
+    except Exception as error:
+        slot_errors.append(error)
+        traceback.print_exc()
+
+
+def _normalized(signature: str) -> str:
+    return bytes(QtCore.QMetaObject.normalizedSignature(signature).data()).decode()
+
+
+def _cpp_signatures(sender: QtCore.QObject) -> list[str]:
+    meta = raw(QtCore.QObject, "metaObject")(sender)
+    found = []
+    for index in range(meta.methodCount()):
+        method = meta.method(index)
+        if method.methodType() == QtCore.QMetaMethod.MethodType.Signal:
+            found.append(bytes(method.methodSignature().data()).decode())
+    return found
+
+
+# Signals of Qt 5 that Qt 6 lacks: the signature -> (the one of Qt 6, what to make of its arguments given the sender).
+_QT5_SIGNALS: dict[str, tuple[str, Callable[[Any, tuple], tuple]]] = {
+    "finished(int)": ("finished(int,QProcess::ExitStatus)", lambda sender, arguments: arguments[:1]),
+    "error(QProcess::ProcessError)": ("errorOccurred(QProcess::ProcessError)", lambda sender, arguments: arguments),
+    "currentIndexChanged(QString)": ("currentIndexChanged(int)", lambda sender, arguments: (sender.itemText(arguments[0]),)),
+    "activated(QString)": ("textActivated(QString)", lambda sender, arguments: arguments),
+    "highlighted(QString)": ("textHighlighted(QString)", lambda sender, arguments: arguments),
+    "valueChanged(QString)": ("textChanged(QString)", lambda sender, arguments: arguments),
+    "buttonClicked(int)": ("idClicked(int)", lambda sender, arguments: arguments),
+    "buttonPressed(int)": ("idPressed(int)", lambda sender, arguments: arguments),
+    "buttonReleased(int)": ("idReleased(int)", lambda sender, arguments: arguments),
+    "buttonToggled(int,bool)": ("idToggled(int,bool)", lambda sender, arguments: arguments),
+}
+
+
+def _listed_signals(sender: Any) -> list[str]:
+    """Signatures of the sender's signals, from the most derived class that the description shows."""
+    for cls in type(sender).__mro__:
+        found = names.signals(cls.__name__)
+        if found:
+            return found
+    return _cpp_signatures(sender)
+
+
+def _own_signals(sender: Any) -> set[str]:
+    """Signatures of the signals that Python classes of the stand-in declare."""
+    return {signature for cls in type(sender).__mro__ for signature in cls.__dict__.get("_signals", ())}
+
+
+def connect_signal(sender: Any, signature: str, slot: Callable) -> bool:
+    """Connects a signal, given by its full signature, to a callable.
+
+    Returns:
+        False if the sender has no such signal.
+    """
+    if not callable(slot):
+        raise TypeError(f"{slot!r} cannot be connected to {signature}: it is not callable")
+    signature = _normalized(signature)
+    if signature in _own_signals(sender):
+        sender.__dict__.setdefault("_slots", []).append((signature, slot))
+        return True
+    listed = _listed_signals(sender)
+    if signature not in listed:
+        return False
+    available = _cpp_signatures(sender)
+    translate: Callable[[Any, tuple], tuple] | None = None
+    qt_signature = signature
+    if signature not in available:
+        if signature not in _QT5_SIGNALS or _QT5_SIGNALS[signature][0] not in available:
+            raise NotImplementedError(f"the stand-in has no signal {signature} of {type(sender).__name__}; Slicer has")
+        qt_signature, translate = _QT5_SIGNALS[signature]
+
+    def receive(*arguments: Any) -> None:
+        call_slot(slot, translate(sender, arguments) if translate else arguments)
+
+    connection = _qt_connect(sender, QtCore.SIGNAL(qt_signature), receive)
+    if not connection:
+        return False
+    address = shiboken6.getCppPointer(sender)[0]
+    if address not in _connections:
+        _connections[address] = []
+        _qt_connect(sender, QtCore.SIGNAL("destroyed()"), lambda: _connections.pop(address, None))
+    _connections[address].append((signature, slot, connection))
+    return True
+
+
+def disconnect_signal(sender: Any, signature: str, slot: Callable | None = None) -> bool:
+    """Undoes one connection to ``slot``, or all of the signal where ``slot`` is None; False if there was none."""
+    signature = _normalized(signature)
+    found = False
+    own = sender.__dict__.get("_slots", [])
+    connections = _connections.get(shiboken6.getCppPointer(sender)[0], [])
+    for entry in [entry for entry in own if entry[0] == signature and (slot is None or entry[1] == slot)]:
+        own.remove(entry)
+        found = True
+        if slot is not None:
+            return True
+    for connection in [entry for entry in connections if entry[0] == signature and (slot is None or entry[1] == slot)]:
+        _qt_disconnect(connection[2])
+        connections.remove(connection)
+        found = True
+        if slot is not None:
+            return True
+    return found
+
+
+def emit(sender: Any, signature: str, *arguments: Any) -> None:
+    """Emits a signal that a Python class of the stand-in declares in ``_signals``."""
+    assert signature in _own_signals(sender), f"{type(sender).__name__} declares no signal {signature}"
+    if not shiboken6.isValid(sender) or raw(QtCore.QObject, "signalsBlocked")(sender):
+        return
+    for connected, slot in list(sender.__dict__.get("_slots", [])):
+        if connected == signature:
+            call_slot(slot, arguments)
+
+
+class BoundSignal:
+    """What PythonQt gives for ``widget.clicked``: connect, disconnect, emit, and emit by calling."""
+
+    __slots__ = ("_sender", "_name")
+
+    def __init__(self, sender: Any, name: str) -> None:
+        self._sender = sender
+        self._name = name
+
+    def _signature(self) -> str:
+        own = [signature for cls in type(self._sender).__mro__ for signature in cls.__dict__.get("_signals", ())]
+        for signature in [*_listed_signals(self._sender), *own]:
+            if signature.partition("(")[0] == self._name:
+                return signature
+        raise AttributeError(f"{type(self._sender).__name__} has no attribute named '{self._name}'")
+
+    def connect(self, slot: Callable) -> bool:
+        """Connects the signal to a callable, or to another signal."""
+        return connect_signal(self._sender, self._signature(), slot)
+
+    def disconnect(self, slot: Callable | None = None) -> bool:
+        """Undoes a connection, or all where no slot is given."""
+        return disconnect_signal(self._sender, self._signature(), slot)
+
+    def emit(self, *arguments: Any) -> None:
+        """Emits the signal."""
+        signature = self._signature()
+        if signature in _own_signals(self._sender):
+            emit(self._sender, signature, *arguments)
+        else:
+            bound = _original_signal(type(self._sender), self._name).__get__(self._sender, type(self._sender))
+            bound.emit(*arguments)
+
+    def __call__(self, *arguments: Any) -> None:
+        self.emit(*arguments)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, BoundSignal) and (self._sender, self._name) == (other._sender, other._name)
+
+    def __hash__(self) -> int:
+        return hash((id(self._sender), self._name))
+
+
+def _original_signal(cls: type, name: str) -> Any:
+    return raw(cls, name)
+
+
+class SignalAttribute:
+    """Class attribute that turns into a BoundSignal on an object."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        return self if instance is None else BoundSignal(instance, self._name)
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        raise AttributeError(f"Signal '{self._name}' can not be overwritten on {type(instance).__name__} object")
+
+
+def _connect(self: Any, signal: str, *target: Any) -> bool:
+    """QObject.connect of PythonQt: (signature, callable) or (signature, receiver, slot's signature)."""
+    if not isinstance(signal, str) or len(target) not in (1, 2):
+        raise ValueError("connect takes a signal's signature and a callable, or a receiver and its slot's signature")
+    slot = target[0] if len(target) == 1 else getattr(target[0], target[1].lstrip("12").partition("(")[0])
+    done = connect_signal(self, signal.lstrip("12"), slot)
+    if not done:
+        print(f"Signal {signal} does not exist on {type(self).__name__}")
+    return done
+
+
+def _disconnect(self: Any, signal: str, *target: Any) -> bool:
+    """QObject.disconnect of PythonQt."""
+    slot = target[0] if len(target) == 1 else getattr(target[0], target[1].partition("(")[0]) if target else None
+    return disconnect_signal(self, signal.lstrip("12"), slot)
+
+
+# -- properties --------------------------------------------------------------------------------------------------------
+
+_TEXT_TYPES = (str, int, float)
+
+
+def converted(value: Any, type_name: str) -> Any:
+    """Converts a value as PythonQt does for a property of a C++ type; raises TypeError or ValueError where it cannot."""
+    if type_name in ("int", "uint", "qlonglong", "qulonglong"):
+        return int(value)
+    if type_name in ("double", "float"):
+        return float(value)
+    if type_name == "bool":
+        return bool(value)
+    if type_name == "QString" and isinstance(value, _TEXT_TYPES):
+        return str(value)
+    if type_name == "QStringList":
+        if isinstance(value, str):
+            raise TypeError("a list of strings is needed")
+        return [str(item) for item in value]
+    return value
+
+
+class QtProperty:
+    """A Q_PROPERTY as a Python attribute."""
+
+    def __init__(self, cls: type, meta: QtCore.QMetaProperty) -> None:
+        self._name = meta.name()
+        self._type = meta.typeName()
+        self._writable = meta.isWritable()
+        reader = raw(cls, self._name) if hasattr(cls, self._name) else None
+        # Signals and enumerations may share a property's name; only a method can be its getter.
+        self._reader = reader if inspect.isroutine(reader) else None
+        writer = getattr(cls, f"set{self._name[0].upper()}{self._name[1:]}", None)
+        self._writer = writer if inspect.isroutine(writer) else None
+        self._enum = self._enumeration(cls, meta)
+
+    @staticmethod
+    def _enumeration(cls: type, meta: QtCore.QMetaProperty) -> type | None:
+        if not (meta.isEnumType() or meta.isFlagType()):
+            return None
+        name = meta.typeName().rpartition("::")[2]
+        for scope in (cls, QtCore.Qt):
+            found = getattr(scope, name, None)
+            if isinstance(found, type):
+                return found
+        return None
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        if instance is None:
+            return self
+        if self._reader is not None:
+            return self._reader(instance)
+        return raw(QtCore.QObject, "property")(instance, self._name)
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        if not self._writable:
+            raise AttributeError(f"Property '{self._name}' of {type(instance).__name__} object is not writable")
+        try:
+            value = converted(value, self._type)
+            if self._enum is not None and isinstance(value, int) and not isinstance(value, enum.Enum):
+                value = self._enum(value)
+            if self._writer is not None:
+                self._writer(instance, value)
+                return
+        except (TypeError, ValueError) as error:
+            raise AttributeError(
+                f"Property '{self._name}' of type '{self._type}' does not accept an object of type "
+                f"{type(value).__name__} ({value!r})"
+            ) from error
+        raw(QtCore.QObject, "setProperty")(instance, self._name, value)
+
+
+def refuse_new_attribute(instance: Any, name: str) -> None:
+    """Raises what PythonQt raises for an attribute that a C++ object lacks."""
+    raise AttributeError(
+        f"'{name}' does not exist on {type(instance).__name__} and creating new attributes on C++ objects is not allowed"
+    )
+
+
+def is_cpp_class(cls: type) -> bool:
+    """Whether PythonQt would treat an object of exactly this class as a C++ object: users' subclasses are not."""
+    return cls in _offered or cls.__module__.startswith("PySide6")
+
+
+# Properties of the stand-in's own classes (QtCore.Property is no Python descriptor): identity -> setter, or None.
+declared_properties: dict[int, Callable | None] = {}
+
+
+def _set_declared(self: Any, name: str, write: Callable | None, value: Any) -> None:
+    if write is None:
+        raise AttributeError(f"Property '{name}' of {type(self).__name__} object is not writable")
+    try:
+        write(self, value)
+    except (TypeError, ValueError) as error:
+        raise AttributeError(
+            f"Property '{name}' does not accept an object of type {type(value).__name__} ({value!r})"
+        ) from error
+
+
+# Not empty while QUiLoader loads a file: PySide6 then sets each named child as an attribute of the root, PythonQt does not.
+_loading_ui: list[bool] = []
+
+
+def _set_attribute(self: Any, name: str, value: Any) -> None:
+    for cls in type(self).__mro__:
+        if name in cls.__dict__:
+            if hasattr(type(cls.__dict__[name]), "__set__"):
+                cls.__dict__[name].__set__(self, value)
+                return
+            if id(cls.__dict__[name]) in declared_properties:
+                _set_declared(self, name, declared_properties[id(cls.__dict__[name])], value)
+                return
+            break
+    if isinstance(self, QtCore.QObject) and name in _dynamic_properties(self):
+        raw(QtCore.QObject, "setProperty")(self, name, value)
+        return
+    if is_cpp_class(type(self)):
+        if not _loading_ui:
+            refuse_new_attribute(self, name)
+        return
+    _plain_set(self, name, value)
+
+
+def _dynamic_properties(instance: QtCore.QObject) -> list[str]:
+    found = raw(QtCore.QObject, "dynamicPropertyNames")(instance)
+    return [bytes(name.data()).decode() for name in found]
+
+
+def _missing_attribute(self: Any, name: str) -> Any:
+    """PythonQt's last resorts: a dynamic property, then a child of that name."""
+    if isinstance(self, QtCore.QObject) and not name.startswith("__") and shiboken6.isValid(self):
+        if name in _dynamic_properties(self):
+            return raw(QtCore.QObject, "property")(self, name)
+        for child in raw(QtCore.QObject, "children")(self):
+            if raw(QtCore.QObject, "objectName")(child) == name:
+                return child
+    raise AttributeError(f"{type(self).__name__} has no attribute named '{name}'")
+
+
+# Members that PySide6 answers for in C, before it looks at the class; these answers come first.
+_instance_methods: dict[str, Callable] = {"connect": _connect, "disconnect": _disconnect}
+
+
+# Virtual methods that the description does not show. PySide6 asks a Python object for them by name whenever Qt calls them
+# and does not expect a refusal, so they cannot be hidden.
+VIRTUAL_HOOKS = frozenset(
+    "clone closeEditor commitData connectNotify currentChanged dataChanged disconnectNotify editorDestroyed "
+    "horizontalScrollbarAction horizontalScrollbarValueChanged initStyleOptionForIndex initViewItemOption "
+    "itemDelegateForIndex itemTextRect multiData resetInternalData rowsAboutToBeRemoved rowsInserted selectionChanged "
+    "skipData supportedDragActions updateEditorData updateEditorGeometries updateGeometries verticalScrollbarAction "
+    "verticalScrollbarValueChanged".split()
+)
+
+
+@functools.cache
+def hidden_names(cls: type) -> frozenset[str]:
+    """Public members that objects of a class have in PySide6 and lack in Slicer."""
+    known = set()
+    for base in cls.__mro__:
+        if base in _offered:
+            allowed = names.members(_offered[base])
+            assert allowed is not None
+            return frozenset(name for name in dir(base) if name[0] != "_") - allowed - known - VIRTUAL_HOOKS
+        known.update(vars(base))
+    return frozenset()
+
+
+def _guarded(original: Callable) -> Callable:
+    """Returns a __getattribute__ that hides what Slicer's class lacks."""
+
+    def get_attribute(self: Any, name: str) -> Any:
+        if name in _instance_methods:
+            return types.MethodType(_instance_methods[name], self)
+        if name in hidden_names(type(self)):
+            return _missing_attribute(self, name)
+        return original(self, name)
+
+    return get_attribute
+
+
+# -- applying it -------------------------------------------------------------------------------------------------------
+
+
+def qt_classes() -> Iterator[type]:
+    """Yields PySide6's classes, bases before what derives from them."""
+    found = {getattr(module, name) for module in QT_MODULES for name in dir(module) if name.startswith("Q")}
+    classes = [cls for cls in found if isinstance(cls, type) and cls.__module__.startswith("PySide6")]
+    return iter(sorted(classes, key=lambda cls: (len(cls.__mro__), cls.__name__)))
+
+
+def _number_like(enumeration: type) -> None:
+    """Makes the members of an enumeration compare, convert and print as their numbers."""
+    own = {
+        "__int__": lambda self: self.value,
+        "__index__": lambda self: self.value,
+        "__repr__": lambda self: str(int(self.value)),
+        "__str__": lambda self: str(int(self.value)),
+        "__hash__": lambda self: hash(self.value),
+        "__eq__": lambda self, other: self.value == (other.value if isinstance(other, enum.Enum) else other),
+        "__lt__": lambda self, other: self.value < int(other),
+        "__gt__": lambda self, other: self.value > int(other),
+    }
+    for name, function in own.items():
+        setattr(enumeration, name, function)
+
+
+def _adopt_enumerations(cls: type) -> None:
+    """Puts a class's enumerators on the class itself, as Qt 5 had them."""
+    for value in list(vars(cls).values()):
+        if isinstance(value, type) and issubclass(value, enum.Enum):
+            _number_like(value)
+            for name, member in value.__members__.items():
+                if name not in cls.__dict__:
+                    setattr(cls, name, member)
+
+
+def _adopt_properties(cls: type) -> None:
+    meta = cls.staticMetaObject
+    found = {}
+    for index in range(meta.propertyCount()):
+        name = meta.property(index).name()
+        # A class that overrides the getter of an inherited property (sizeHint) needs the property anew.
+        if index >= meta.propertyOffset() or name in _original[cls] or f"set{name[0].upper()}{name[1:]}" in _original[cls]:
+            found[name] = QtProperty(cls, meta.property(index))
+    for name, attribute in found.items():
+        setattr(cls, name, attribute)
+
+
+def offer(cls: type, described_as: str | None = None) -> None:
+    """Hides every public member of a class that Slicer's class of that name lacks, and refuses new attributes.
+
+    Args:
+        cls: a PySide6 class, or one of the stand-in's that stands for a C++ class of CTK or Slicer.
+        described_as: the name in the description, where it differs.
+    """
+    name = described_as or cls.__name__
+    assert names.members(name) is not None, f"no real Slicer is known to offer {name}"
+    _offered[cls] = name
+    hidden_names.cache_clear()
+    if not issubclass(cls, QtCore.QObject):
+        _guard(cls)
+
+
+def _guard(cls: type) -> None:
+    cls.__getattribute__ = _guarded(cls.__getattribute__)
+    cls.__getattr__ = _missing_attribute
+    cls.__setattr__ = _set_attribute
+
+
+def adopt_qt() -> None:
+    """Changes PySide6's classes; done once in a process."""
+    classes = list(qt_classes())
+    for cls in classes:
+        _original[cls] = dict(vars(cls))
+    for cls in classes:
+        _adopt_enumerations(cls)
+    _adopt_enumerations(QtCore.Qt)
+    for cls in classes:
+        if issubclass(cls, QtCore.QObject):
+            for name, value in _original[cls].items():
+                if type(value) is QtCore.Signal:  # isinstance() on it miscounts a reference in PySide6 on Python 3.11
+                    setattr(cls, name, SignalAttribute(name))
+            for signature in names.signals(cls.__name__):
+                name = signature.partition("(")[0]
+                if not isinstance(inspect.getattr_static(cls, name, None), SignalAttribute):
+                    setattr(cls, name, SignalAttribute(name))
+            _adopt_properties(cls)
+    for cls in classes:
+        if issubclass(cls, QtCore.QObject):
+            _guard(cls)
