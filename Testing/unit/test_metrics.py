@@ -180,13 +180,19 @@ class TestSurface:
         padded = surface_distances(inside, inside, (1.0, 1.0, 1.0))
         assert full.reference_areas.sum() == pytest.approx(padded.reference_areas.sum())
 
-    @pytest.mark.parametrize("inner", [2.0, 15.0, 22.0])
-    def test_both_ways_to_the_nearest_point_agree_with_a_distance_transform(self, inner: float) -> None:
-        # an inner ball of 22 is looked up in the tree; of 15, too far for that, the distance transform takes over;
-        # of 2, too few points for a distance transform to pay
+    @pytest.mark.parametrize(("inner", "transforms"), [(0.1, 0), (15.0, 2), (22.0, 0)])
+    def test_both_ways_to_the_nearest_point_agree_with_a_distance_transform(
+        self, inner: float, transforms: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # a ball of 22 mm in one of 28 is looked up in the tree; from one of 15 that is slow, and the distance transform
+        # takes over; a single voxel has too few points for it to pay
+        calls = []
+        transform = surface_distance._distance_transform
+        monkeypatch.setattr(surface_distance, "_distance_transform", lambda *a: (calls.append(a), transform(*a))[1])
         spacing = (1.3, 0.9, 0.9)
-        outer, ball_in = ball((48, 64, 64), 28.0, spacing), ball((48, 64, 64), inner, spacing)
+        outer, ball_in = ball((49, 65, 65), 28.0, spacing), ball((49, 65, 65), inner, spacing)
         found = surface_distances(ball_in, outer, spacing)
+        assert len(calls) == transforms
         codes = [ndimage.correlate(np.pad(m, 1).astype(int), np.ones((2, 2, 2))) for m in (ball_in, outer)]
         inner_edge, outer_edge = ((c > 0) & (c < 8) for c in codes)
         to_outer = ndimage.distance_transform_edt(~outer_edge, sampling=spacing)[inner_edge]
