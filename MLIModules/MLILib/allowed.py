@@ -77,8 +77,8 @@ _FUNCTIONS = {
     "torch": (
         "Size", "abs", "all", "any", "arange", "argmax", "argmin", "as_tensor", "cat", "ceil", "clamp", "clip",
         "device", "exp", "eye", "flip", "floor", "full", "linspace", "log", "logical_and", "logical_not", "logical_or",
-        "max", "mean", "min", "nan_to_num", "ones", "ones_like", "round", "sigmoid", "softmax", "sqrt", "squeeze", "stack",
-        "sum", "tensor", "unsqueeze", "where", "zeros", "zeros_like",
+        "max", "mean", "min", "nan_to_num", "ones", "ones_like", "round", "sigmoid", "softmax", "sqrt", "squeeze",
+        "stack", "sum", "tensor", "unsqueeze", "where", "zeros", "zeros_like",
     ),
     "torch.backends.mps": ("is_available",),
     "torch.cuda": ("device_count", "is_available"),

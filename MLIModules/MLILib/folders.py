@@ -19,10 +19,10 @@ CATALOGUE = "catalogue.json"
 def shipped() -> Path | None:
     """The folder of the shipped models, None where none were installed.
 
-    In the source tree it lies beside MLIModules, in a Slicer extension beside MLILib, in a wheel inside it.
+    In a Slicer extension it lies beside MLILib, in the source tree beside MLIModules, in a wheel inside MLILib.
     """
     here = Path(__file__).resolve().parent
-    for folder in (here.parent.parent / "Resources", here.parent / "Resources", here / "Resources"):
+    for folder in (here.parent / "Resources", here.parent.parent / "Resources", here / "Resources"):
         if (folder / "Models" / CATALOGUE).is_file():
             return folder / "Models"
     return None

@@ -285,8 +285,8 @@ class _Checker:
             return
         if isinstance(node, ast.Call):
             self._visit_called(node.func, local, text)
-            for part in (*node.args, *node.keywords):
-                self._visit(part, local, text)
+            for argument in (*node.args, *node.keywords):
+                self._visit(argument, local, text)
             return
         if isinstance(node, ast.Attribute):
             dotted = self._dotted(node, local)
