@@ -106,7 +106,8 @@ def compare(
         values are ``nan`` or ``inf`` (see the module's text); :func:`for_json` turns them into None.
 
     Raises:
-        BadInput: the grids differ, an image is not a label image, or two labels have one name.
+        BadInput: the grids differ, an image is not a label image, two labels have one name, or the tolerance is
+            negative.
 
     Example:
         >>> square = sitk.Image(8, 8, sitk.sitkUInt8)
@@ -141,7 +142,12 @@ def compare_labels(
 
     Returns:
         As :func:`compare`.
+
+    Raises:
+        BadInput: the tolerance is negative or not a number.
     """
+    if not 0.0 <= tolerance_mm < math.inf:
+        raise BadInput(f"The tolerance is {tolerance_mm} mm.", "", "Give a distance in mm, 0 or more.")
     shape = prediction[0].shape
     plane, steps = _plane(shape, spacing)
     sides = [[_Labels(layer[plane]) for layer in layers] for layers in (prediction, reference)]

@@ -386,7 +386,7 @@ class TestTable:
         found = compare_files(a, a)
         text = format_table({**found, "errors": []})
         assert len(text.split("\n\n")[0].splitlines()) == 2 + 59 + 1
-        assert max(map(len, text.splitlines())) <= 160
+        assert max(map(len, text.splitlines())) <= 120
 
 
 class TestCommandLine:

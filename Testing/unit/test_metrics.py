@@ -375,6 +375,11 @@ class TestLabels:
         with pytest.raises(BadInput, match=word):
             label_array(image(array), "prediction")
 
+    @pytest.mark.parametrize("tolerance", [-1.0, math.nan, math.inf])
+    def test_a_tolerance_that_is_no_distance_is_refused(self, tolerance: float) -> None:
+        with pytest.raises(BadInput, match="tolerance"):
+            one(np.ones((3, 3), bool), np.ones((3, 3), bool), tolerance=tolerance)
+
     def test_a_colour_picture_is_refused(self) -> None:
         with pytest.raises(BadInput, match=r"2-D with 3 value\(s\) a voxel"):
             label_array(sitk.Image([4, 4], sitk.sitkVectorUInt8, 3), "prediction")

@@ -24,7 +24,18 @@ RESERVED = frozenset(
 )
 
 _TABLE_COLUMNS = 6
-_SHORT = ("dice", "precision", "recall", "hausdorff95", "assd", "surface_dice", "volume_prediction_ml")
+
+#: The metrics of a table with a row for each case or label, with headings that fit beside each other.
+_SHORT = {
+    "dice": "Dice",
+    "precision": "Precision",
+    "recall": "Recall",
+    "surface_dice": "Surface Dice",
+    "hausdorff95": "HD95 (mm)",
+    "assd": "ASSD (mm)",
+    "volume_prediction_ml": "Volume (ml)",
+    "volume_reference_ml": "Reference (ml)",
+}
 _UNDEFINED = "n/a"
 
 
@@ -33,8 +44,8 @@ def run(request: EvaluateRequest, progress: Progress) -> dict[str, Any]:
 
     Returns:
         Plain values: the metrics of each label under its name and their mean under ``mean``, undefined ones None.
-        ``labels`` lists the names, ``notes`` and ``errors`` are sentences for the reader, ``record`` says how the result
-        was made, ``text`` is the table. For folders the metrics are means over the cases with ``counted`` beside them,
+        ``labels`` lists the names, ``notes`` and ``errors`` are sentences for the reader, ``record`` says how the
+        result was made, ``text`` is the table. For folders the metrics are means over the cases with ``counted`` beside them,
         ``mean`` is the mean of the labels' means, ``cases`` holds each case in the form of a pair of files, and
         ``errors`` has a sentence for each case that could not be compared; ``ok`` is False when there is one.
 
@@ -205,15 +216,15 @@ def format_table(result: Mapping[str, Any]) -> str:
     parts = []
     if "cases" in result:
         rows = [[case, *(_cell(m, found["mean"][m]) for m in _SHORT)] for case, found in result["cases"].items()]
-        parts.append(_grid([["Case, mean of labels", *(_heading(m, result) for m in _SHORT)], *rows]))
+        parts.append(_grid([["Case, mean of labels", *_SHORT.values()], *rows]))
         parts.append(f"Mean of {len(result['cases'])} case{'s' if len(result['cases']) > 1 else ''}")
     if len(labels) <= _TABLE_COLUMNS:
         rows = [[_heading(m, result), *(_cell(m, result[label][m]) for label in labels)] for m in METRICS]
         parts.append(_grid([["", *labels], *rows]))
     else:
         rows = [[label, *(_cell(m, result[label][m]) for m in _SHORT)] for label in labels]
-        parts.append(_grid([["Label", *(_heading(m, result) for m in _SHORT)], *rows]))
-        parts.append("All metrics are in the JSON result.")
+        parts.append(_grid([["Label", *_SHORT.values()], *rows]))
+        parts.append(f"Surface Dice at {result['tolerance_mm']:g} mm. All metrics are in the JSON result.")
     if any(_UNDEFINED in part for part in parts):
         parts.append(
             f"{_UNDEFINED}: undefined, because a label is empty in the prediction, the reference or both; "
