@@ -45,9 +45,11 @@ def run(request: EvaluateRequest, progress: Progress) -> dict[str, Any]:
     Returns:
         Plain values: the metrics of each label under its name and their mean under ``mean``, undefined ones None.
         ``labels`` lists the names, ``notes`` and ``errors`` are sentences for the reader, ``record`` says how the
-        result was made, ``text`` is the table. For folders the metrics are means over the cases with ``counted`` beside them,
-        ``mean`` is the mean of the labels' means, ``cases`` holds each case in the form of a pair of files, and
-        ``errors`` has a sentence for each case that could not be compared; ``ok`` is False when there is one.
+        result was made, ``text`` is the table.
+
+        For folders the metrics are means over the cases with ``counted`` beside them, ``mean`` is the mean of the
+        labels' means, ``cases`` holds each case in the form of a pair of files, and ``errors`` has a sentence for each
+        case that could not be compared; ``ok`` is False when there is one.
 
     Raises:
         BadInput: a file cannot be compared, or no case of a folder can.
