@@ -77,9 +77,7 @@ def segment(side: str, image: sitk.Image, folder: Path, model: str, device: str)
     ]
     picture = folder / f"{stem}.png"
     pictures.three_planes(image, labels, drawn, f"{side.capitalize()} hippocampus, MNI152", picture)
-    return Side(
-        side, path, output, picture, Path(result["record"]), result["labels"], atlas, float(result["seconds"])
-    )
+    return Side(side, path, output, picture, Path(result["record"]), result["labels"], atlas, float(result["seconds"]))
 
 
 def volume_rows(sides: Sequence[Side]) -> list[tuple[str, str, int, float]]:
@@ -191,7 +189,9 @@ def _command(record: Path) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line; gives the exit code."""
     parser = argparse.ArgumentParser(description="Segment both hippocampi of the MNI152 template.")
-    parser.add_argument("--output", type=Path, default=Path("demo-output"), help="folder to write (default: %(default)s)")
+    parser.add_argument(
+        "--output", type=Path, default=Path("demo-output"), help="folder to write (default: %(default)s)"
+    )
     parser.add_argument("--model", default="hippocampus", help="name or folder of a bundle (default: %(default)s)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: %(default)s)")
     given = parser.parse_args(arguments)

@@ -89,7 +89,9 @@ class Core:
         """Write the scene as a bundle (.mrb), and open it again in a scene of its own to see that nothing is missing."""
         path.unlink(missing_ok=True)
         if not self.scene.WriteToMRB(str(path.absolute())):
-            raise MLIError(f"The scene could not be written to {path}.", "", "Check the free space and the permissions.")
+            raise MLIError(
+                f"The scene could not be written to {path}.", "", "Check the free space and the permissions."
+            )
         other = Core()
         opened = other.scene.ReadFromMRB(str(path.absolute()))
         if not opened or other.counts() != self.counts() or other.segments() != self.segments():
