@@ -1,8 +1,8 @@
 """Jobs that never freeze Slicer: steps on the GUI thread in small pieces, computing in a worker process that is kept.
 
 A job is a generator. It does a little (a slab of a file, a node) and yields: ``yield`` lets the event loop run,
-``result = yield Call(task, settings)`` asks the worker and is resumed with its answer, or with the worker's error raised
-at that line. So a job reads from top to bottom, ``with`` and ``finally`` tidy up after a cancel as after a failure, and
+``result = yield Call(task, settings)`` asks the worker and is resumed with its answer, or with its error raised at that
+line. So a job reads from top to bottom, ``with`` and ``finally`` tidy up after a cancel as after a failure, and
 the same job runs behind the widget, in a script, and in a test that hands in its own process.
 
 Example:
@@ -281,7 +281,7 @@ class JobRunner:
         elif state == "cancelled":
             self._news.append(job._cancelled)
         else:
-            self._news.append(lambda: job._failed(error))
+            self._news.append(lambda: job._failed(error or MLIError("The job failed.")))
 
     # -- the worker
 
@@ -289,7 +289,7 @@ class JobRunner:
         if self._calling is not None or self._dying:
             return
         job = next((j for j in self._jobs if j._waits is not None and j.state == "running"), None)
-        if job is None:
+        if job is None or job._waits is None:
             return
         self._heard, self._reused = False, self._worker is not None
         try:
@@ -320,13 +320,10 @@ class JobRunner:
 
     def _hear(self, job: Job, event: Event) -> None:
         kind = event["event"]
-        if kind == "stage":
-            self._show(job, Status(stage=str(event["name"]), fraction=0.0))
-        elif kind == "fraction":
-            self._show(job, dataclasses.replace(job.status, fraction=float(event["value"]), eta=event.get("eta")))
-        elif kind == "message":
-            job.messages.append(str(event["text"]))
-            self._show(job, dataclasses.replace(job.status, message=str(event["text"])))
+        if kind in ("stage", "fraction", "message"):
+            if kind == "message":
+                job.messages.append(str(event["text"]))
+            self._show(job, _heard(job.status, event))
         elif kind == "result":
             self._calling = None
             self._resume(job, answer=event["result"])
@@ -377,6 +374,53 @@ def _slicer_process_events() -> None:
     import slicer
 
     slicer.app.processEvents()
+
+
+def run_here(steps: Steps, progress: Callable[[Status], None] = _nothing) -> Any:
+    """Run a job to its end in this process, without a worker: for scripts where torch may be imported.
+
+    Raises:
+        MLIError: what the job failed with.
+    """
+    from MLILib import tasks
+    from MLILib.progress import Progress
+
+    status = Status()
+
+    def hear(event: Event) -> None:
+        nonlocal status
+        status = _heard(status, event)
+        progress(status)
+
+    try:
+        step = next(steps)
+        while True:
+            if isinstance(step, Call):
+                try:
+                    request = tasks.request_class(step.task).from_json(step.settings)
+                    answer = tasks.run(request, Progress(hear))
+                except MLIError as error:
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(answer)
+            else:
+                if step is not None:
+                    progress(step)
+                step = next(steps)
+    except StopIteration as end:
+        return end.value
+
+
+def _heard(status: Status, event: Event) -> Status:
+    """The status after an event of a running task."""
+    kind = event["event"]
+    if kind == "stage":
+        return Status(stage=str(event["name"]), fraction=0.0)
+    if kind == "fraction":
+        return dataclasses.replace(status, fraction=float(event["value"]), eta=event.get("eta"))
+    if kind == "message":
+        return dataclasses.replace(status, message=str(event["text"]))
+    return status
 
 
 _shared: JobRunner | None = None

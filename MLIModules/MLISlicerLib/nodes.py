@@ -1,8 +1,8 @@
 """MRML nodes to and from images: volumes, label maps, segmentations, tables, plots and text, in the right place.
 
-Slicer's nodes say where voxels lie in RAS, files and SimpleITK say it in LPS: x and y change sign, here and nowhere else.
-A volume under a linear transform is handed on as it lies in the world; the results get the volume's own grid and the same
-parent transform, so that they lie over it and move with it.
+Slicer's nodes say where voxels lie in RAS, files and SimpleITK say it in LPS: x and y change sign, here and nowhere
+else. A volume under a linear transform is handed on as it lies in the world; the results get the volume's own grid and
+the same parent transform, so that they lie over it and move with it.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def grid_of(volume: slicer.vtkMRMLVolumeNode) -> Grid:
         raise BadInput(
             f"The axes of {volume.GetName()} are not at right angles.",
             "A transform above it shears it, or it was acquired with a tilted gantry.",
-            "Resample it onto a regular grid first (module Resample Scalar/Vector/DWI Volume, or harden the transform).",
+            "Resample it onto a regular grid first (module Resample Scalar/Vector/DWI Volume).",
         )
     return grid
 
@@ -110,9 +110,7 @@ def voxels_of(volume: slicer.vtkMRMLVolumeNode) -> np.ndarray:
     return numpy_support.vtk_to_numpy(scalars).reshape(grid.size[::-1])
 
 
-def write_volume(
-    volume: slicer.vtkMRMLVolumeNode, path: Path, stage: str = ""
-) -> Generator[Status | None, None, None]:
+def write_volume(volume: slicer.vtkMRMLVolumeNode, path: Path, stage: str = "") -> Generator[Status | None, None, None]:
     """Write a volume as it lies in the world, a slab a step (see :func:`MLISlicerLib.transfer.write_nrrd`).
 
     Raises:
@@ -206,50 +204,46 @@ def require_grid(grid: Grid, volume: slicer.vtkMRMLVolumeNode) -> None:
 
 def fill_segmentation(
     node: slicer.vtkMRMLSegmentationNode,
-    scalars: Scalars,
+    layers: Sequence[Scalars],
     labels: Sequence[Mapping[str, Any]],
     volume: slicer.vtkMRMLVolumeNode,
 ) -> None:
     """Replace the segments of `node` by those of a label map on the grid of `volume`.
 
-    All segments share the one label map, as in a segmentation that Slicer has loaded, so that nothing is copied.
+    Segments of one layer share its label map, as in a segmentation that Slicer has loaded, so that nothing is copied.
 
     Args:
         node: the segmentation.
-        scalars: label of each voxel.
-        labels: value, name, color (three numbers 0..1 or 0..255) and terminology ("" for none) of each label.
+        layers: one with the label of each voxel; or, where labels overlap, one of 0 and 1 for each label.
+        labels: value, name, color (red, green, blue, 0 to 1) and terminology ("" for none) of each label.
         volume: the segmented volume.
     """
-    image = slicer.vtkOrientedImageData()
-    image.SetDimensions(volume.GetImageData().GetDimensions())
-    image.GetPointData().SetScalars(scalars.array)
     matrix = vtk.vtkMatrix4x4()
     volume.GetIJKToRASMatrix(matrix)
-    image.SetGeometryFromImageToWorldMatrix(matrix)
+    images = []
+    for layer in layers:
+        image = slicer.vtkOrientedImageData()
+        image.SetDimensions(volume.GetImageData().GetDimensions())
+        image.GetPointData().SetScalars(layer.array)
+        image.SetGeometryFromImageToWorldMatrix(matrix)
+        images.append(image)
     with slicer.util.NodeModify(node):
         segmentation = node.GetSegmentation()
         segmentation.RemoveAllSegments()
         node.SetAndObserveTransformNodeID(volume.GetTransformNodeID())
         node.SetReferenceImageGeometryParameterFromVolumeNode(volume)
         segmentation.SetSourceRepresentationName(_BINARY_LABELMAP)
-        for label in labels:
+        for index, label in enumerate(labels):
             segment = slicer.vtkSegment()
             segment.SetName(str(label["name"]))
-            segment.SetLabelValue(int(label["value"]))
-            segment.SetColor(*color_of(label["color"]))
+            segment.SetLabelValue(int(label["value"]) if len(images) == 1 else 1)
+            segment.SetColor(*(float(part) for part in label["color"]))
             if label.get("terminology"):
                 segment.SetTag(slicer.vtkSegment.GetTerminologyEntryTagName(), str(label["terminology"]))
-            segment.AddRepresentation(_BINARY_LABELMAP, image)
+            segment.AddRepresentation(_BINARY_LABELMAP, images[index if len(images) > 1 else 0])
             segmentation.AddSegment(segment)
         if node.GetDisplayNode() is None:
             node.CreateDefaultDisplayNodes()
-
-
-def color_of(color: Sequence[float]) -> tuple[float, float, float]:
-    """Red, green and blue in 0..1 from numbers in 0..1 or whole numbers in 0..255."""
-    red, green, blue = (float(part) for part in color[:3])
-    scale = 255.0 if max(red, green, blue) > 1.0 else 1.0
-    return red / scale, green / scale, blue / scale
 
 
 def write_segments(

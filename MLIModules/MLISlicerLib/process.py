@@ -63,7 +63,7 @@ class WorkerProcess:
         if _POSIX:
             options["start_new_session"] = True  # launcher and child in one group, also before the child has said hello
         else:
-            options["creationflags"] = subprocess.CREATE_NO_WINDOW
+            options["creationflags"] = subprocess.CREATE_NO_WINDOW  # type: ignore[attr-defined]  # Windows only
         try:
             self._process = subprocess.Popen(
                 command,
@@ -80,7 +80,10 @@ class WorkerProcess:
                 f"{command[0]} cannot be run.",
                 "Restart Slicer; if it happens again, reinstall the extension.",
             ) from error
-        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+        self._stdin: Any = self._process.stdin
+        self._stdout: Any = self._process.stdout
+        self._stderr: Any = self._process.stderr
+        for pipe in (self._stdin, self._stdout, self._stderr):
             os.set_blocking(pipe.fileno(), False)
         self._to_write = b""
         self._heard: list[Event] = []
@@ -132,7 +135,7 @@ class WorkerProcess:
         """End the process and all it has started, now and without waiting; :meth:`gone` tells when it is done."""
         self._killed = True
         with contextlib.suppress(OSError):
-            self._process.stdin.close()  # the worker ends itself at the end of its input, too
+            self._stdin.close()  # the worker ends itself at the end of its input, too
         if _POSIX:
             for group in self._groups:
                 _kill_group(group)
@@ -141,7 +144,7 @@ class WorkerProcess:
 
     def close(self) -> None:
         """Close the pipes once :meth:`gone`."""
-        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+        for pipe in (self._stdin, self._stdout, self._stderr):
             with contextlib.suppress(OSError):
                 pipe.close()
 
@@ -170,7 +173,7 @@ class WorkerProcess:
     def _pump(self) -> None:
         self._write()
         self._read_errors()
-        data, self._stdout_open = _read(self._process.stdout, self._stdout_open)
+        data, self._stdout_open = _read(self._stdout, self._stdout_open)
         *lines, self._partial = (self._partial + data).split(b"\n")
         for line in lines:
             try:
@@ -195,7 +198,7 @@ class WorkerProcess:
     def _write(self) -> None:
         while self._to_write and not self._killed:
             try:
-                written = os.write(self._process.stdin.fileno(), self._to_write[:_CHUNK])
+                written = os.write(self._stdin.fileno(), self._to_write[:_CHUNK])
             except BlockingIOError:
                 return
             except OSError:
@@ -204,7 +207,7 @@ class WorkerProcess:
             self._to_write = self._to_write[written:]
 
     def _read_errors(self) -> None:
-        data, self._stderr_open = _read(self._process.stderr, self._stderr_open)
+        data, self._stderr_open = _read(self._stderr, self._stderr_open)
         *lines, self._partial_error = (self._partial_error + data).split(b"\n")
         self.last_lines.extend(line.decode(errors="replace").rstrip() for line in lines)
 
@@ -232,7 +235,7 @@ def _kill_tree(pid: int) -> None:
         ["taskkill", "/T", "/F", "/PID", str(pid)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        creationflags=subprocess.CREATE_NO_WINDOW,
+        creationflags=subprocess.CREATE_NO_WINDOW,  # type: ignore[attr-defined]  # Windows only
     )
 
 

@@ -22,8 +22,16 @@ def answer(number, task, request):
         say(id=number, event="fraction", value=0.5, eta=1.5)
         say(id=number, event="message", text="half way")
         say(id=number, event="result", result={"request": request, "pid": os.getpid()})
+    elif task == "segment":
+        say(id=number, event="result", result=segment(request))
     elif task == "bad":
-        error = {"kind": "BadInput", "what": "It is bad.", "cause": "Because.", "remedy": "Give another.", "exit_code": 2}
+        error = {
+            "kind": "BadInput",
+            "what": "It is bad.",
+            "cause": "Because.",
+            "remedy": "Give another.",
+            "exit_code": 2,
+        }
         say(id=number, event="error", error=error)
     elif task == "sleep":
         say(id=number, event="stage", name="Sleeping")
@@ -47,6 +55,27 @@ def answer(number, task, request):
     elif task == "chatter":
         sys.stdout.write("a library prints here\n")
         say(id=number, event="result", result={})
+
+
+def segment(request):
+    """Write results of the input's size without computing anything: half the volume is label 1."""
+    with open(request["images"][0], "rb") as stream:
+        header = b"".join(iter(stream.readline, b"\n")).decode()
+    fields = dict(line.split(": ", 1) for line in header.splitlines() if ": " in line)
+    count = 1
+    for size in fields["sizes"].split():
+        count *= int(size)
+    paths = {"output": request["output"], "uncertainty": request.get("uncertainty", ""), "mutual_information": ""}
+    for key, kind, unit in (("output", "uint8", b"\1"), ("uncertainty", "float", b"\0\0\0\x3f")):
+        if paths[key]:
+            with open(paths[key], "wb") as stream:
+                stream.write((header.replace(f"type: {fields['type']}", f"type: {kind}") + "\n").encode())
+                stream.write(unit * (count // 2) + bytes(len(unit)) * (count - count // 2))
+    paths["record"] = request["output"] + ".json"
+    with open(paths["record"], "w") as stream:
+        json.dump({"task": "segment", "settings": {"images": request["images"]}}, stream)
+    label = {"value": 1, "name": "half", "color": [1, 0, 0], "terminology": "", "voxels": count // 2, "volume_ml": 1.0}
+    return {**paths, "labels": [label], "device": "nothing", "seconds": 0.0, "warnings": []}
 
 
 def main():

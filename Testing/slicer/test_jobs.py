@@ -300,9 +300,13 @@ class TestCancel:
 
 class TestJobFolder:
     def test_it_goes_with_an_error(self, tmp_path):
-        with pytest.raises(ZeroDivisionError), JobFolder(tmp_path) as folder:
-            (folder / "file").write_text("x")
-            raise ZeroDivisionError
+        def fail():
+            with JobFolder(tmp_path) as folder:
+                (folder / "file").write_text("x")
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            fail()
         assert not list(tmp_path.iterdir())
 
     def test_what_a_crash_left_behind_goes_with_the_next_job(self, tmp_path):

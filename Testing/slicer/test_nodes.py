@@ -269,7 +269,7 @@ class TestSegmentation:
         volume.SetAndObserveTransformNodeID(linear(scene, motion()).GetID())
         labels = label_array()
         node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode")
-        nodes.fill_segmentation(node, scalars_of(labels), LABELS, volume)
+        nodes.fill_segmentation(node, [scalars_of(labels)], LABELS, volume)
         for index, label in enumerate(LABELS):
             ijk = np.argwhere(labels == label["value"])[:, ::-1]
             expected = (motion() @ matrix @ np.c_[ijk, np.ones(len(ijk))].T).T[:, :3]
@@ -279,7 +279,7 @@ class TestSegmentation:
 
     def test_names_colours_and_terminology(self, scene):
         node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode")
-        nodes.fill_segmentation(node, scalars_of(label_array()), LABELS, make_volume(scene, np.eye(4)))
+        nodes.fill_segmentation(node, [scalars_of(label_array())], LABELS, make_volume(scene, np.eye(4)))
         segments = [node.GetSegmentation().GetNthSegment(n) for n in range(2)]
         assert [s.GetName() for s in segments] == ["anterior", "posterior"]
         np.testing.assert_allclose(segments[1].GetColor(), (0.1, 0.5, 1.0))
@@ -287,13 +287,13 @@ class TestSegmentation:
 
     def test_segments_share_one_label_map(self, scene):
         node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode")
-        nodes.fill_segmentation(node, scalars_of(label_array()), LABELS, make_volume(scene, np.eye(4)))
+        nodes.fill_segmentation(node, [scalars_of(label_array())], LABELS, make_volume(scene, np.eye(4)))
         assert node.GetSegmentation().GetNumberOfLayers() == 1
 
     def test_the_reference_geometry_is_the_volumes(self, scene):
         volume = make_volume(scene, motion())
         node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode")
-        nodes.fill_segmentation(node, scalars_of(label_array()), LABELS, volume)
+        nodes.fill_segmentation(node, [scalars_of(label_array())], LABELS, volume)
         role = node.GetReferenceImageGeometryReferenceRole()
         assert node.GetNodeReference(role) is volume
 
@@ -301,7 +301,7 @@ class TestSegmentation:
         volume = make_volume(scene, np.eye(4))
         node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode")
         node.GetSegmentation().AddEmptySegment("old", "old")
-        nodes.fill_segmentation(node, scalars_of(label_array()), LABELS, volume)
+        nodes.fill_segmentation(node, [scalars_of(label_array())], LABELS, volume)
         assert node.GetSegmentation().GetNumberOfSegments() == 2
 
     def test_a_result_on_another_grid_is_refused(self, scene):
@@ -318,7 +318,7 @@ class TestWriteSegments:
         volume.SetAndObserveTransformNodeID(linear(scene, motion()).GetID())
         node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode")
         labels = label_array()
-        nodes.fill_segmentation(node, scalars_of(labels), LABELS, volume)
+        nodes.fill_segmentation(node, [scalars_of(labels)], LABELS, volume)
         ids = [node.GetSegmentation().GetNthSegmentID(n) for n in range(2)]
         drain(nodes.write_segments(node, {ids[0]: 1, ids[1]: 3}, volume, tmp_path / "s.nrrd"))
         np.testing.assert_array_equal(sitk.GetArrayFromImage(sitk.ReadImage(tmp_path / "s.nrrd")), labels)
@@ -329,7 +329,7 @@ class TestWriteSegments:
         labels = np.zeros((16, 24, 20), np.uint8)
         labels[3:12, 5:20, 4:15] = 1
         node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode")
-        nodes.fill_segmentation(node, scalars_of(labels), LABELS[:1], fine)
+        nodes.fill_segmentation(node, [scalars_of(labels)], LABELS[:1], fine)
         drain(nodes.write_segments(node, {node.GetSegmentation().GetNthSegmentID(0): 2}, coarse, tmp_path / "s.nrrd"))
         image = sitk.GetImageFromArray(labels * 2)
         image.CopyInformation(nodes.image_of(fine))
@@ -378,10 +378,15 @@ class TestAllOrNothing:
     def test_an_error_takes_back_what_was_added(self, scene):
         make_volume(scene, np.eye(4))
         before = scene.GetNumberOfNodes()
-        with pytest.raises(ZeroDivisionError), nodes.all_or_nothing():
-            scene.AddNewNodeByClass("vtkMRMLTableNode")
-            scene.AddNewNodeByClass("vtkMRMLSegmentationNode").CreateDefaultDisplayNodes()
-            raise ZeroDivisionError
+
+        def fail():
+            with nodes.all_or_nothing():
+                scene.AddNewNodeByClass("vtkMRMLTableNode")
+                scene.AddNewNodeByClass("vtkMRMLSegmentationNode").CreateDefaultDisplayNodes()
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            fail()
         assert scene.GetNumberOfNodes() == before
 
     def test_without_an_error_it_stays(self, scene):

@@ -1,0 +1,96 @@
+"""How results look: segments and uncertainty over the image, a continuous colour table, a legend, a plot.
+
+Works on MRML nodes alone, so that a scene made without a main window looks the same when it is opened in one.
+"""
+
+from __future__ import annotations
+
+import slicer
+import vtk
+
+_COLORS = "MLI.UncertaintyColors"
+#: Fractions of the range and colours: black, blue, magenta, orange, pale yellow (after matplotlib's "inferno").
+_STOPS = (
+    (0.0, (0.00, 0.00, 0.01)),
+    (0.2, (0.26, 0.04, 0.41)),
+    (0.4, (0.58, 0.15, 0.40)),
+    (0.6, (0.87, 0.32, 0.23)),
+    (0.8, (0.99, 0.65, 0.04)),
+    (1.0, (0.99, 1.00, 0.64)),
+)
+#: How strongly the uncertainty map covers the image.
+_OPACITY = 0.6
+
+
+def show_over(volume: slicer.vtkMRMLVolumeNode, foreground: slicer.vtkMRMLVolumeNode | None = None) -> None:
+    """Show `volume` in the slice views, unless it is there already, and `foreground` over it.
+
+    A volume that was never displayed is left so: to look for its range takes a second in a large one.
+    """
+    for composite in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
+        with slicer.util.NodeModify(composite):
+            shown = volume.GetDisplayNode() is not None
+            if shown and volume.GetID() not in (composite.GetBackgroundVolumeID(), composite.GetForegroundVolumeID()):
+                composite.SetBackgroundVolumeID(volume.GetID())
+            if foreground is not None:
+                composite.SetForegroundVolumeID(foreground.GetID())
+                composite.SetForegroundOpacity(_OPACITY)
+
+
+def show_as_uncertainty(volume: slicer.vtkMRMLScalarVolumeNode, maximum: float, title: str) -> None:
+    """Give an uncertainty map its colours, from 0 to `maximum`, and a legend; what is below its threshold is clear.
+
+    Args:
+        volume: the map, in nats.
+        maximum: the largest value it can have.
+        title: of the legend.
+    """
+    if volume.GetDisplayNode() is None:
+        volume.AddAndObserveDisplayNodeID(_display_node(maximum).GetID())
+    display = volume.GetScalarVolumeDisplayNode()
+    with slicer.util.NodeModify(display):
+        display.SetAutoWindowLevel(False)
+        display.SetWindowLevelMinMax(0.0, maximum)
+        display.SetAutoThreshold(False)
+        display.SetThreshold(0.1 * maximum, maximum)
+        display.SetApplyThreshold(True)
+        display.SetAndObserveColorNodeID(_color_node(maximum).GetID())
+    legend = slicer.vtkSlicerColorLogic.AddDefaultColorLegendDisplayNode(display)
+    legend.SetTitleText(title)
+    legend.SetLabelFormat("%.2f")
+    legend.SetNumberOfLabels(5)
+
+
+def show_above(volume: slicer.vtkMRMLScalarVolumeNode, threshold: float) -> None:
+    """Make an uncertainty map clear where it is below `threshold`."""
+    display = volume.GetScalarVolumeDisplayNode()
+    display.SetThreshold(threshold, max(threshold, display.GetWindowLevelMax()))
+
+
+def _display_node(maximum: float) -> slicer.vtkMRMLScalarVolumeDisplayNode:
+    """A display node that does not look for the range of the voxels by itself, which takes long in a big volume."""
+    node = slicer.mrmlScene.CreateNodeByClass("vtkMRMLScalarVolumeDisplayNode")
+    node.UnRegister(None)
+    node.SetAutoWindowLevel(False)
+    node.SetWindowLevelMinMax(0.0, maximum)
+    return slicer.mrmlScene.AddNode(node)
+
+
+def _color_node(maximum: float) -> slicer.vtkMRMLProceduralColorNode:
+    """The scene's continuous colour table from 0 to `maximum`, made when there is none."""
+    key = f"{maximum:.4f}"
+    for node in slicer.util.getNodesByClass("vtkMRMLProceduralColorNode"):
+        if node.GetAttribute(_COLORS) == key:
+            return node
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLProceduralColorNode", f"Uncertainty 0 to {maximum:.2f} nats")
+    node.SetAttribute(_COLORS, key)
+    function = vtk.vtkDiscretizableColorTransferFunction()
+    for fraction, color in _STOPS:
+        function.AddRGBPoint(fraction * maximum, *color)
+    node.SetAndObserveColorTransferFunction(function)
+    return node
+
+
+def show_plot(chart: slicer.vtkMRMLPlotChartNode) -> None:
+    """Show a chart, in a layout that has room for it."""
+    slicer.modules.plots.logic().ShowChartInLayout(chart)

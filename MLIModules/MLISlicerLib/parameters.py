@@ -1,0 +1,125 @@
+"""A task's settings as a module's parameters: the type, default and range of each are those the request declares.
+
+    >>> class MyParameterNode:  # doctest: +SKIP
+    ...     overlap: parameter(SegmentRequest, "overlap")
+
+and the tooltips of the widgets tied to them are the settings' help.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from slicer.parameterNodeWrapper import Choice, Default, GuiConnector, WithinRange
+
+from MLILib.settings import Request, Setting
+
+_UNBOUNDED = 2**31 - 1
+
+
+def setting_of(request: type[Request], name: str) -> Setting:
+    """The setting called `name`."""
+    return next(setting for setting in request.settings() if setting.name == name)
+
+
+def parameter(request: type[Request], name: str) -> Any:
+    """The annotated type of a parameter that stands for a setting with one value."""
+    setting = setting_of(request, name)
+    annotations: list[Any] = [Default(setting.default)]
+    if setting.minimum is not None or setting.maximum is not None:
+        low = -_UNBOUNDED if setting.minimum is None else setting.minimum
+        high = _UNBOUNDED if setting.maximum is None else setting.maximum
+        annotations.append(WithinRange(setting.type(low), setting.type(high)))
+    if setting.choices:
+        annotations.append(Choice(list(setting.choices)))
+    return Annotated[(setting.type, *annotations)]
+
+
+def tooltip(request: type[Request], name: str) -> str:
+    """The help of a setting with its range, for a tooltip."""
+    setting = setting_of(request, name)
+    limits = setting.range_text()
+    return f"{setting.help} ({limits})" if limits else setting.help
+
+
+class ChoiceConnector(GuiConnector):
+    """Ties a combo box whose items carry data to a text parameter; a value it lacks is added, so that none is lost.
+
+    Args:
+        widget: a QComboBox; fill it with ``addItem(text, data)``.
+        unknown: text of an item for a value that is not offered, with {value}.
+    """
+
+    def __init__(self, widget: Any, unknown: str = "{value}") -> None:
+        super().__init__()
+        self._widget = widget
+        self._unknown = unknown
+
+    @staticmethod
+    def canRepresent(widget: Any, datatype: Any) -> bool:
+        return False  # never chosen by itself: it is handed to connectParametersToGui
+
+    @staticmethod
+    def create(widget: Any, datatype: Any) -> None:
+        return None
+
+    def _connect(self) -> None:
+        self._widget.connect("currentIndexChanged(int)", self._onIndexChanged)
+
+    def _disconnect(self) -> None:
+        self._widget.disconnect("currentIndexChanged(int)", self._onIndexChanged)
+
+    def _onIndexChanged(self, index: int) -> None:
+        if index >= 0:
+            self.changed()
+
+    def widget(self) -> Any:
+        return self._widget
+
+    def read(self) -> str:
+        value = self._widget.itemData(self._widget.currentIndex)
+        return "" if value is None else str(value)
+
+    def write(self, value: str) -> None:
+        values = [self._widget.itemData(index) for index in range(self._widget.count)]
+        if value not in values:
+            self._widget.addItem(self._unknown.format(value=value), value)
+            values.append(value)
+        self._widget.currentIndex = values.index(value)
+
+
+class CheckedConnector(GuiConnector):
+    """Ties a ctkCheckableComboBox whose items carry data to a parameter that is a list of texts."""
+
+    def __init__(self, widget: Any) -> None:
+        super().__init__()
+        self._widget = widget
+
+    @staticmethod
+    def canRepresent(widget: Any, datatype: Any) -> bool:
+        return False
+
+    @staticmethod
+    def create(widget: Any, datatype: Any) -> None:
+        return None
+
+    def _connect(self) -> None:
+        self._widget.connect("checkedIndexesChanged()", self.changed)
+
+    def _disconnect(self) -> None:
+        self._widget.disconnect("checkedIndexesChanged()", self.changed)
+
+    def widget(self) -> Any:
+        return self._widget
+
+    def read(self) -> list[str]:
+        return [str(self._widget.itemData(index.row())) for index in self._widget.checkedIndexes()]
+
+    def write(self, value: list[str]) -> None:
+        import qt
+
+        model = self._widget.model()
+        for row in range(self._widget.count):
+            wanted = qt.Qt.Checked if self._widget.itemData(row) in value else qt.Qt.Unchecked
+            if self._widget.checkState(model.index(row, 0)) != wanted:
+                self._widget.setCheckState(model.index(row, 0), wanted)

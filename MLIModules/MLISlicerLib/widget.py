@@ -1,0 +1,318 @@
+"""What the widgets of all modules share: parameter sets, Apply that turns into Cancel, progress, one error dialog.
+
+A module's widget derives from :class:`MLIWidget`, says what is missing and which steps a job has, and shows its result.
+Its .ui file names the shared widgets: parameterNodeSelector, applyButton, progressBar, statusLabel.
+"""
+
+from __future__ import annotations
+
+import html
+import logging
+from typing import Any
+
+import qt
+import slicer
+import vtk
+from slicer.i18n import tr as _
+from slicer.ScriptedLoadableModule import ScriptedLoadableModuleWidget
+from slicer.util import VTKObservationMixin
+
+from MLILib.errors import MLIError
+from MLILib.progress import duration
+
+from . import install
+from .jobs import Call, Job, JobRunner, Status, Steps, shared_runner
+from .parameters import ChoiceConnector, tooltip
+
+
+class MLIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
+    """Base of the modules' widgets.
+
+    Subclasses give `REQUEST` (the task's request class, for tooltips), and override :meth:`makeLogic`,
+    :meth:`setupModule`, :meth:`whatIsMissing`, :meth:`jobSteps` and :meth:`showResult`.
+    """
+
+    REQUEST: Any = None
+
+    def __init__(self, parent: Any = None) -> None:
+        self.logic: Any = None
+        self.job: Job | None = None
+        self._parameterNode: Any = None
+        self._guiTags: list[int] = []
+        ScriptedLoadableModuleWidget.__init__(self, parent)
+        VTKObservationMixin.__init__(self)
+
+    # -- what a module adds
+
+    def makeLogic(self) -> Any:
+        """The module's logic."""
+        raise NotImplementedError
+
+    def setupModule(self) -> None:
+        """Fill choosers and connect the module's own widgets, once."""
+
+    def connectors(self) -> dict[str, Any]:
+        """Parameters whose widgets need a connector of ours."""
+        return {}
+
+    def whatIsMissing(self) -> str:
+        """What must be chosen before Apply can be pressed, a sentence; "" when nothing is."""
+        raise NotImplementedError
+
+    def jobSteps(self) -> Steps | None:
+        """The steps of the job that Apply starts, or None when the user thought better of it."""
+        raise NotImplementedError
+
+    def showResult(self, result: Any) -> None:
+        """Show what the job returned."""
+        raise NotImplementedError
+
+    def onParametersChanged(self) -> None:
+        """Called after any parameter has changed."""
+
+    # -- life of the widget
+
+    @property
+    def runner(self) -> JobRunner:
+        """The runner of the jobs, shared with the other modules."""
+        return shared_runner()
+
+    def setup(self) -> None:
+        """Called when the user opens the module the first time."""
+        ScriptedLoadableModuleWidget.setup(self)
+        self.uiWidget = slicer.util.loadUI(self.resourcePath(f"UI/{self.moduleName}.ui"))
+        self.layout.addWidget(self.uiWidget)
+        self.ui = slicer.util.childWidgetVariables(self.uiWidget)
+        self.ui.parameterNodeSelector.addAttribute("vtkMRMLScriptedModuleNode", "ModuleName", self.moduleName)
+        self.uiWidget.setMRMLScene(slicer.mrmlScene)
+        self.logic = self.makeLogic()
+        self.addTooltips()
+        self.setupModule()
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneEndImport)
+        self.ui.applyButton.connect("clicked(bool)", self.onApplyButton)
+        self.ui.parameterNodeSelector.connect("currentNodeChanged(vtkMRMLNode*)", self.onParameterSetSelected)
+        self.initializeParameterNode()
+        self.updateApply()
+
+    def cleanup(self) -> None:
+        """Called when the application closes and the module widget is destroyed."""
+        self.cancelJob()
+        self.setParameterNode(None)
+        self.removeObservers()
+
+    def enter(self) -> None:
+        """Called each time the user opens this module."""
+        self.initializeParameterNode()
+
+    def exit(self) -> None:
+        """Called each time the user opens a different module; a running job goes on."""
+        self.disconnectParameterNode()
+
+    # -- parameter sets
+
+    def initializeParameterNode(self) -> None:
+        """Make sure that a parameter set exists, is observed, and is the one shown."""
+        shown = self.ui.parameterNodeSelector.currentNode()
+        if shown is not None and shown.GetScene() is not None:
+            self.setParameterNode(self.logic.wrapParameterNode(shown))
+        else:
+            self.setParameterNode(self.logic.getParameterNode())
+        first = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLScalarVolumeNode")
+        if self._parameterNode.inputVolume is None and first is not None:
+            self._parameterNode.inputVolume = first
+
+    def setParameterNode(self, parameterNode: Any) -> None:
+        """Tie the widgets to a parameter set, or to none."""
+        self.disconnectParameterNode()
+        self._parameterNode = parameterNode
+        if parameterNode is not None:
+            self._guiTags = [
+                parameterNode.connectGui(self.ui),
+                parameterNode.connectParametersToGui(self.connectors()),
+            ]
+            self.addObserver(parameterNode.parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParameterNodeModified)
+            self.ui.parameterNodeSelector.setCurrentNode(parameterNode.parameterNode)
+            self.onParameterNodeModified()
+
+    def disconnectParameterNode(self) -> None:
+        """Let go of the parameter set that is shown."""
+        if self._parameterNode is not None:
+            for tag in self._guiTags:
+                self._parameterNode.disconnectGui(tag)
+            self.removeObservers(self.onParameterNodeModified)
+        self._guiTags = []
+
+    def onParameterSetSelected(self, node: Any) -> None:
+        """Another parameter set was chosen, or the last one was removed."""
+        if slicer.mrmlScene.IsClosing() or slicer.mrmlScene.IsImporting():
+            return
+        if node is None:
+            self.setParameterNode(self.logic.getParameterNode())
+        elif self._parameterNode is None or node is not self._parameterNode.parameterNode:
+            self.setParameterNode(self.logic.wrapParameterNode(node))
+
+    def onParameterNodeModified(self, caller: Any = None, event: Any = None) -> None:
+        """Called when a parameter has changed."""
+        if self._parameterNode is not None:
+            self.onParametersChanged()
+            self.updateApply()
+
+    def onSceneStartClose(self, caller: Any, event: Any) -> None:
+        """Called just before the scene is closed: a running job would come back to nothing."""
+        self.cancelJob()
+        self.setParameterNode(None)
+
+    def onSceneEndClose(self, caller: Any, event: Any) -> None:
+        """Called just after the scene is closed."""
+        if self.parent.isEntered:
+            self.initializeParameterNode()
+
+    def onSceneEndImport(self, caller: Any, event: Any) -> None:
+        """Called after a scene was loaded, perhaps with parameter sets of this module."""
+        if self.parent.isEntered:
+            self.initializeParameterNode()
+
+    # -- the job
+
+    def onApplyButton(self, checked: bool = False) -> None:
+        """Start the job, or cancel it while it runs."""
+        if self.job is not None:
+            self.cancelJob()
+            return
+        try:
+            install.ensure(self.moduleName)
+            steps = self.jobSteps()
+        except MLIError as error:
+            self.showError(error)
+            return
+        if steps is not None:
+            self.startJob(steps, self.showResult)
+
+    def startJob(self, steps: Steps, done: Any) -> None:
+        """Run steps with this widget's progress bar and error dialog; `done` gets their result."""
+
+        def finished(tell: Any, *result: Any) -> None:
+            self.job = None
+            self.ui.progressBar.visible = False
+            self.updateApply()
+            tell(*result)
+
+        self.job = self.runner.start(
+            steps,
+            progress=self.onProgress,
+            done=lambda result: finished(done, result),
+            failed=lambda error: finished(self.showError, error),
+            cancelled=lambda: finished(self.onCancelled),
+        )
+        self.onProgress(Status(_("Starting")))
+        self.ui.progressBar.visible = True
+        self.updateApply()
+
+    def cancelJob(self) -> None:
+        """Stop the running job, if there is one."""
+        if self.job is not None:
+            self.runner.cancel(self.job)
+            self.ui.statusLabel.text = _("Cancelling")
+            self.ui.applyButton.enabled = False
+
+    def onCancelled(self) -> None:
+        """Called when a cancelled job has ended."""
+        self.say(_("Cancelled. The scene is as it was."))
+
+    def onProgress(self, status: Status) -> None:
+        """Show where the job is."""
+        bar = self.ui.progressBar
+        bar.maximum = 0 if status.fraction is None else 100
+        if status.fraction is not None:
+            bar.value = round(100 * status.fraction)
+        text = status.stage
+        if status.eta is not None:
+            text = _("{stage}: {time} left").format(stage=status.stage, time=duration(status.eta))
+        self.say(f"{text}\n{status.message}" if status.message else text)
+
+    def updateApply(self) -> None:
+        """Apply says what it does, or what is missing; it is Cancel while a job runs."""
+        button = self.ui.applyButton
+        if self.job is not None:
+            button.text = _("Cancel")
+            button.toolTip = _("Stop the job. The scene stays as it was.")
+            button.enabled = True
+            return
+        missing = _("The scene is closed.") if self._parameterNode is None else self.whatIsMissing()
+        button.text = _("Apply")
+        button.enabled = not missing
+        button.toolTip = missing or self.applyTooltip()
+
+    def applyTooltip(self) -> str:
+        """What Apply does, when everything is there."""
+        return _("Start. Slicer can be used meanwhile.")
+
+    def say(self, text: str) -> None:
+        """Show a sentence under the Apply button."""
+        self.ui.statusLabel.text = text
+
+    def showError(self, error: MLIError) -> None:
+        """Show an error's three sentences in one dialog, and its first under the Apply button."""
+        self.say(error.what)
+        logging.error("%s: %s", type(error).__name__, error)
+        text = "\n\n".join(part for part in (error.what, error.cause, error.remedy) if part)
+        slicer.util.errorDisplay(text, windowTitle=slicer.util.modulePath(self.moduleName) and self.moduleTitle())
+
+    def moduleTitle(self) -> str:
+        """The module's name for a reader."""
+        return slicer.util.getModule(self.moduleName).title
+
+    # -- choosers
+
+    def addTooltips(self) -> None:
+        """Give every widget tied to a setting of the task that setting's help."""
+        names = {setting.name for setting in self.REQUEST.settings()}
+        for widget in self.ui.__dict__.values():
+            name = widget.property("SlicerParameterName")
+            if name in names:
+                widget.toolTip = tooltip(self.REQUEST, name)
+
+    def fillDevices(self, comboBox: Any) -> None:
+        """Offer the places where a job can be computed."""
+        for text, value in (
+            (_("Automatic"), "auto"),
+            (_("Graphics card (CUDA)"), "cuda"),
+            (_("Apple graphics (MPS)"), "mps"),
+            (_("Processor (CPU)"), "cpu"),
+        ):
+            comboBox.addItem(text, value)
+        comboBox.toolTip = tooltip(self.REQUEST, "device")
+
+    def deviceConnector(self, comboBox: Any) -> ChoiceConnector:
+        """Ties such a combo box to the parameter "device"."""
+        return ChoiceConnector(comboBox)
+
+
+def checkSteps(device: str) -> Steps:
+    """The steps behind "Check this computer"; their result is that of the task "check"."""
+    return (yield Call("check", {"device": device}))
+
+
+def checkHtml(result: Any) -> str:
+    """The lines of the task "check" with a green or red mark, and what to do about the red ones."""
+    rows = []
+    for line in result["checks"]:
+        mark = f"<span style='color:{'#2e8b57' if line['ok'] else '#c0392b'}'>&#9679;</span>"
+        remedy = f"<br><i>{html.escape(line['remedy'])}</i>" if not line["ok"] else ""
+        text = f"<b>{html.escape(line['name'])}</b> {html.escape(line['text'])}{remedy}"
+        rows.append(f"<p style='margin:2px 0'>{mark} {text}</p>")
+    return "".join(rows)
+
+
+def paragraphs(lines: list[str]) -> str:
+    """Lines of plain text as HTML."""
+    return "".join(f"<p style='margin:2px 0'>{html.escape(line)}</p>" for line in lines)
+
+
+def chooseModelSource(parent: Any, zipped: bool) -> str:
+    """Ask for a model's folder or zip file; "" when the user thought better of it."""
+    if zipped:
+        return qt.QFileDialog.getOpenFileName(parent, _("Add a model"), "", _("Zipped MONAI bundle (*.zip)"))
+    return qt.QFileDialog.getExistingDirectory(parent, _("Add a model: folder of a MONAI bundle"))

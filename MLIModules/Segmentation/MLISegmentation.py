@@ -1,0 +1,482 @@
+import pathlib
+import unittest
+
+import qt
+import slicer
+from slicer import (
+    vtkMRMLPlotChartNode,
+    vtkMRMLScalarVolumeNode,
+    vtkMRMLSegmentationNode,
+    vtkMRMLTableNode,
+    vtkMRMLTextNode,
+)
+from slicer.i18n import tr as _
+from slicer.i18n import translate
+from slicer.parameterNodeWrapper import parameterNodeWrapper
+from slicer.ScriptedLoadableModule import (
+    ScriptedLoadableModule,
+    ScriptedLoadableModuleLogic,
+    ScriptedLoadableModuleTest,
+)
+
+from MLILib.tasks import EvaluateRequest, SegmentRequest
+from MLISlicerLib import display, install, jobs, models, segmentation, widget
+from MLISlicerLib.parameters import CheckedConnector, ChoiceConnector, parameter, tooltip
+
+#
+# MLISegmentation
+#
+
+
+class MLISegmentation(ScriptedLoadableModule):
+    """Label an image with a trained model: the module's name, place and help."""
+
+    def __init__(self, parent):
+        ScriptedLoadableModule.__init__(self, parent)
+        self.parent.title = _("MLI Segmentation")
+        self.parent.categories = [translate("qSlicerAbstractCoreModule", "Segmentation")]
+        self.parent.dependencies = []
+        self.parent.contributors = ["The Machine Learning for Imaging developers"]
+        self.parent.helpText = _("""
+Labels the structures in an image with a trained model: the one shipped for the hippocampus, or any MONAI bundle of
+yours. Choose a volume and a model and press Apply; Slicer can be used while the job runs. An uncertainty map shows
+where the model was unsure, and with a reference segmentation the agreement is measured. For research, not for
+diagnosis.
+<p>To try it, load <i>MNI152 right hippocampus</i> from the Sample Data module. How to use it, what it was measured on
+and its limits:
+<a href="https://github.com/MachineLearningForImaging/SlicerMachineLearningForImaging#mli-segmentation">the module's
+documentation</a>.</p>
+""")
+        self.parent.acknowledgementText = _("""
+The shipped model was trained on the hippocampus data of the Medical Segmentation Decathlon (Antonelli et al. 2022,
+Nature Communications 13:4128). It and your own models run on PyTorch and MONAI. The sample image is a part of the
+MNI152 template, copyright McConnell Brain Imaging Centre, Montreal Neurological Institute, McGill University.
+""")
+        slicer.app.connect("startupCompleted()", registerSampleData)
+
+
+def registerSampleData():
+    """Add the sample images, which come with the extension, to the Sample Data module."""
+    import SampleData
+
+    resources = pathlib.Path(__file__).resolve().parent / "Resources"
+    for side in ("right", "left"):
+        file = resources / "SampleData" / f"MNI152_{side}_hippocampus_T1.nrrd"
+        SampleData.SampleDataLogic.registerCustomSampleDataSource(
+            category="MLI",
+            sampleName=f"MNI152 {side} hippocampus",
+            uris=file.as_uri(),
+            fileNames=file.name,
+            nodeNames=f"MNI152_{side}_hippocampus",
+            thumbnailFileName=str(resources / "Icons" / "MLISegmentation.png"),
+        )
+
+
+#
+# MLISegmentationParameterNode
+#
+
+
+@parameterNodeWrapper
+class MLISegmentationParameterNode:
+    """
+    The choices made in the module, saved with the scene. Settings of the task have the names they have there.
+
+    inputVolume - The image to segment; inputVolume2 to 4 are further channels, for models that need them.
+    model - Name of the model; moreModels are asked as well, as an ensemble.
+    outputSegmentation - Receives the segments; a new one is made when none is chosen.
+    uncertaintyMap - Whether to make an uncertainty map, in outputUncertainty or a new volume.
+    reference - Segmentation to compare the result with; tolerance is that of the surface Dice.
+    tileX, tileY, tileZ - Size of the moving window; 0 is automatic.
+    volumesTable, metricsTable, metricsChart, record - The nodes of the latest result.
+    """
+
+    inputVolume: vtkMRMLScalarVolumeNode
+    inputVolume2: vtkMRMLScalarVolumeNode
+    inputVolume3: vtkMRMLScalarVolumeNode
+    inputVolume4: vtkMRMLScalarVolumeNode
+    model: str = "hippocampus"
+    moreModels: list[str]
+    outputSegmentation: vtkMRMLSegmentationNode
+    uncertaintyMap: bool = False
+    outputUncertainty: vtkMRMLScalarVolumeNode
+    reference: vtkMRMLSegmentationNode
+    device: parameter(SegmentRequest, "device")
+    tta: parameter(SegmentRequest, "tta")
+    mc_dropout: parameter(SegmentRequest, "mc_dropout")
+    keep_largest: parameter(SegmentRequest, "keep_largest")
+    ensemble: parameter(SegmentRequest, "ensemble")
+    overlap: parameter(SegmentRequest, "overlap")
+    seed: parameter(SegmentRequest, "seed")
+    tolerance: parameter(EvaluateRequest, "tolerance")
+    tileX: int = 0
+    tileY: int = 0
+    tileZ: int = 0
+    volumesTable: vtkMRMLTableNode
+    metricsTable: vtkMRMLTableNode
+    metricsChart: vtkMRMLPlotChartNode
+    record: vtkMRMLTextNode
+
+
+#
+# MLISegmentationWidget
+#
+
+
+class MLISegmentationWidget(widget.MLIWidget):
+    """The module's panel; what all panels share is in MLISlicerLib.widget."""
+
+    REQUEST = SegmentRequest
+
+    def makeLogic(self):
+        return MLISegmentationLogic()
+
+    def setupModule(self) -> None:
+        """Fill the choosers and connect the widgets."""
+        self.models = {}
+        self.fillModels()
+        self.fillDevices(self.ui.deviceComboBox)
+        for text, value in ((_("Mean of probabilities"), "mean"), (_("Majority vote"), "vote")):
+            self.ui.ensembleComboBox.addItem(text, value)
+        self.ui.ensembleComboBox.toolTip = tooltip(SegmentRequest, "ensemble")
+        self.ui.toleranceSpinBox.toolTip = tooltip(EvaluateRequest, "tolerance")
+        menu = qt.QMenu(self.ui.addModelButton)
+        menu.addAction(_("From a folder...")).connect("triggered()", lambda: self.onAddModel(False))
+        menu.addAction(_("From a zip file...")).connect("triggered()", lambda: self.onAddModel(True))
+        self.ui.addModelButton.setMenu(menu)
+        self.ui.checkButton.connect("clicked(bool)", self.onCheckButton)
+        self.ui.installButton.connect("clicked(bool)", self.onInstallButton)
+        self.ui.showPlotButton.connect("clicked(bool)", self.onShowPlotButton)
+        self.ui.showRecordButton.connect("clicked(bool)", self.onShowRecordButton)
+        self.ui.uncertaintyThresholdSlider.connect("valueChanged(double)", self.onUncertaintyThresholdChanged)
+        self.ui.installButton.visible = bool(install.missing())
+
+    def connectors(self):
+        return {
+            "model": ChoiceConnector(self.ui.modelComboBox, _("{value} (not installed)")),
+            "moreModels": CheckedConnector(self.ui.moreModelsComboBox),
+            "device": ChoiceConnector(self.ui.deviceComboBox),
+            "ensemble": ChoiceConnector(self.ui.ensembleComboBox),
+        }
+
+    def whatIsMissing(self) -> str:
+        """What must still be chosen."""
+        node = self._parameterNode
+        model = self.models.get(node.model)
+        if not self.models:
+            return _("No model is installed. Add one beside 'Model'.")
+        if model is None:
+            return _("The model '{name}' is not installed. Choose another, or add it.").format(name=node.model)
+        volumes = self.logic.inputVolumes(node, len(model.channels))
+        for channel, volume in zip(model.channels, volumes, strict=False):
+            if volume is None:
+                wanted = _("Choose an input volume.") if len(volumes) == 1 else _("Choose a volume for '{channel}'.")
+                return wanted.format(channel=channel)
+        if len(model.channels) > len(volumes):
+            return _(
+                "The model needs {count} images; this panel takes {limit}. Use the command line (mli segment)."
+            ).format(count=len(model.channels), limit=len(volumes))
+        if node.reference is not None and node.reference is node.outputSegmentation:
+            return _("The result and the reference are the same segmentation. Choose another.")
+        tile = [node.tileX, node.tileY, node.tileZ]
+        if any(tile) and not all(tile):
+            return _("Give all three sizes of the tile, or set all to automatic.")
+        return ""
+
+    def applyTooltip(self) -> str:
+        return _("Segment the input volume. Slicer can be used meanwhile.")
+
+    def jobSteps(self):
+        """The job that Apply starts; asks before segments or a volume are replaced."""
+        node = self._parameterNode
+        inputs = self.logic.inputs(node, len(self.models[node.model].channels))
+        for output, name in ((inputs.segmentation, "segmentation"), (inputs.uncertainty_volume, "uncertainty_volume")):
+            if output is not None and self.logic.holdsData(output):
+                question = _("'{name}' is not empty. Replace what it holds?\n\nNo puts the result into a new node.")
+                if not slicer.util.confirmYesNoDisplay(question.format(name=output.GetName()), _("MLI Segmentation")):
+                    setattr(inputs, name, None)
+        self._jobParameterNode = node
+        return segmentation.steps(inputs)
+
+    def showResult(self, result) -> None:
+        """Remember the result in the parameter set it was made with, and show it."""
+        node = self._jobParameterNode
+        with slicer.util.NodeModify(node):
+            node.outputSegmentation = result.segmentation
+            node.volumesTable = result.volumes
+            node.metricsTable = result.metrics
+            node.metricsChart = result.chart
+            node.record = result.record
+            if result.uncertainty is not None:
+                node.outputUncertainty = result.uncertainty
+        details = result.details
+        lines = [_("Done in {seconds:.1f} s on {device}.").format(seconds=details["seconds"], device=details["device"])]
+        self.say("\n".join([*lines, *details["warnings"]]))
+
+    def onParametersChanged(self) -> None:
+        """Show the channels and the card of the chosen model, and the result of this parameter set."""
+        node = self._parameterNode
+        model = self.models.get(node.model)
+        channels = model.channels if model is not None else ("",)
+        for number in range(1, MLISegmentationLogic.MAXIMUM_CHANNELS + 1):
+            suffix = "" if number == 1 else str(number)
+            label = getattr(self.ui, f"inputVolume{suffix}Label")
+            shown = number <= max(1, len(channels))
+            label.visible = shown
+            getattr(self.ui, f"inputVolume{suffix}Selector").visible = shown
+            if shown:
+                label.text = _("Input volume:") if len(channels) < 2 else f"{channels[number - 1]}:"
+        self.ui.modelSummaryLabel.text = models.summary(model) if model is not None else ""
+        self.ui.modelCardButton.visible = model is not None and bool(model.bundle.card)
+        card = model.bundle.card if model is not None else ""
+        if card != getattr(self, "_card", None):
+            self._card = card
+            self.ui.modelCardBrowser.setMarkdown(card)
+        self.ui.uncertaintySelector.enabled = node.uncertaintyMap
+        self.ui.ensembleComboBox.enabled = bool(node.moreModels)
+        self.showStoredResult()
+
+    def showStoredResult(self) -> None:
+        """Show the nodes of the latest result of this parameter set."""
+        node = self._parameterNode
+        self.ui.resultsCollapsibleButton.visible = node.volumesTable is not None
+        self.ui.volumesTableView.setMRMLTableNode(node.volumesTable)
+        for name in ("metricsLabel", "metricsTableView", "showPlotButton"):
+            getattr(self.ui, name).visible = node.metricsTable is not None
+        self.ui.metricsTableView.setMRMLTableNode(node.metricsTable)
+        self.ui.show3DButton.setSegmentationNode(node.outputSegmentation)
+        uncertainty = node.outputUncertainty
+        shown = uncertainty is not None and uncertainty.GetScalarVolumeDisplayNode() is not None
+        self.ui.uncertaintyThresholdWidget.visible = shown
+        if shown:
+            range_ = uncertainty.GetScalarVolumeDisplayNode()
+            slider = self.ui.uncertaintyThresholdSlider
+            wasBlocked = slider.blockSignals(True)
+            slider.maximum = range_.GetWindowLevelMax()
+            slider.value = range_.GetLowerThreshold()
+            slider.blockSignals(wasBlocked)
+
+    # -- buttons
+
+    def onUncertaintyThresholdChanged(self, value) -> None:
+        if self._parameterNode is not None and self._parameterNode.outputUncertainty is not None:
+            display.show_above(self._parameterNode.outputUncertainty, value)
+
+    def onShowPlotButton(self, checked=False) -> None:
+        display.show_plot(self._parameterNode.metricsChart)
+
+    def onShowRecordButton(self, checked=False) -> None:
+        slicer.util.infoDisplay(
+            _("How this result was made, with the command that repeats it."),
+            windowTitle=self._parameterNode.record.GetName(),
+            detailedText=self._parameterNode.record.GetText(),
+        )
+
+    def fillModels(self) -> None:
+        """Read the list of models again."""
+        self.models = models.known()
+        for comboBox in (self.ui.modelComboBox, self.ui.moreModelsComboBox):
+            wasBlocked = comboBox.blockSignals(True)
+            comboBox.clear()
+            for name, model in self.models.items():
+                comboBox.addItem(model.title, name)
+            comboBox.blockSignals(wasBlocked)
+
+    def onAddModel(self, zipped: bool) -> None:
+        """Check a model of the user's and copy it to their models."""
+        source = widget.chooseModelSource(self.ui.addModelButton, zipped)
+        if source and self.job is None:
+            self.startJob(self.logic.addModelSteps(source), self.onModelAdded)
+
+    def onModelAdded(self, name: str) -> None:
+        """Choose the model that was added."""
+        node = self._parameterNode
+        self.setParameterNode(None)
+        self.fillModels()
+        self.setParameterNode(node)
+        if node is not None:
+            node.model = name
+        self.say(_("Added the model '{name}'.").format(name=name))
+
+    def onCheckButton(self, checked=False) -> None:
+        if self.job is None:
+            self.startJob(widget.checkSteps(self._parameterNode.device), self.onChecked)
+
+    def onChecked(self, result) -> None:
+        self.ui.checkBrowser.visible = True
+        self.ui.checkBrowser.setHtml(widget.checkHtml(result))
+        self.say("")
+
+    def onInstallButton(self, checked=False) -> None:
+        with slicer.util.tryWithErrorDisplay(_("The packages were not installed.")):
+            install.ensure(self.moduleName)
+        self.ui.installButton.visible = bool(install.missing())
+
+
+#
+# MLISegmentationLogic
+#
+
+
+class MLISegmentationLogic(ScriptedLoadableModuleLogic):
+    """
+    Segments volumes without a widget, for scripts:
+
+        logic = MLISegmentationLogic()
+        result = logic.run([volume], model="hippocampus", uncertainty=True)
+        result.segmentation, result.volumes, result.uncertainty ...
+
+    The settings are those of MLILib.tasks.SegmentRequest.
+    """
+
+    MAXIMUM_CHANNELS = 4
+
+    def __init__(self) -> None:
+        ScriptedLoadableModuleLogic.__init__(self)
+        self.isSingletonParameterNode = False
+
+    def getParameterNode(self):
+        return self.wrapParameterNode(super().getParameterNode())
+
+    def wrapParameterNode(self, node):
+        """One of several parameter sets, with typed access."""
+        return MLISegmentationParameterNode(node)
+
+    def inputVolumes(self, parameterNode, count: int):
+        """The volumes chosen for a model of `count` channels, None where there is none yet."""
+        node = parameterNode
+        return [node.inputVolume, node.inputVolume2, node.inputVolume3, node.inputVolume4][: max(1, count)]
+
+    def inputs(self, parameterNode, channels: int = 1):
+        """What a parameter set asks for."""
+        node = parameterNode
+        tile = [node.tileX, node.tileY, node.tileZ]
+        names = ("device", "tta", "mc_dropout", "keep_largest", "ensemble", "overlap", "seed")
+        settings = {name: getattr(node, name) for name in names}
+        settings["model"] = [node.model, *(name for name in node.moreModels if name != node.model)]
+        settings["tile"] = tile if any(tile) else []
+        return segmentation.Inputs(
+            volumes=self.inputVolumes(node, channels),
+            settings=settings,
+            segmentation=node.outputSegmentation,
+            uncertainty=node.uncertaintyMap,
+            uncertainty_volume=node.outputUncertainty if node.uncertaintyMap else None,
+            reference=node.reference,
+            tolerance=node.tolerance,
+        )
+
+    def holdsData(self, node) -> bool:
+        """Whether writing into a node would replace something."""
+        if node.IsA("vtkMRMLSegmentationNode"):
+            return node.GetSegmentation().GetNumberOfSegments() > 0
+        return node.GetImageData() is not None
+
+    def run(
+        self,
+        volumes,
+        model="hippocampus",
+        *,
+        segmentationNode=None,
+        uncertainty=False,
+        reference=None,
+        tolerance=1.0,
+        inProcess=False,
+        progress=None,
+        **settings,
+    ):
+        """
+        Segment and wait for the result; the GUI stays alive meanwhile.
+        :param volumes: the image, or the channels of one in the model's order
+        :param model: name, folder or zip file of a model, or a list of them for an ensemble
+        :param segmentationNode: node that receives the segments, in place of those it holds; a new one when None
+        :param uncertainty: also make an uncertainty map
+        :param reference: segmentation to compare with
+        :param inProcess: compute in this process, not in the worker
+        :param progress: called with each MLISlicerLib.jobs.Status
+        :param settings: further settings of MLILib.tasks.SegmentRequest
+        :return: MLISlicerLib.segmentation.Result
+        """
+        inputs = segmentation.Inputs(
+            volumes=list(volumes) if isinstance(volumes, (list, tuple)) else [volumes],
+            settings={**settings, "model": [model] if isinstance(model, str) else list(model)},
+            segmentation=segmentationNode,
+            uncertainty=uncertainty,
+            reference=reference,
+            tolerance=tolerance,
+        )
+        run = jobs.run_here if inProcess else jobs.shared_runner().run
+        return run(segmentation.steps(inputs), **({"progress": progress} if progress else {}))
+
+    def addModelSteps(self, source: str):
+        """Steps that copy a bundle to the user's models; their result is its name."""
+        result = yield jobs.Call("models-import", {"source": source})
+        return result["name"]
+
+
+#
+# MLISegmentationTest
+#
+
+
+class MLISegmentationTest(ScriptedLoadableModuleTest):
+    """Segments the sample image with the shipped model and looks at what arrives in the scene."""
+
+    def setUp(self):
+        slicer.mrmlScene.Clear()
+
+    def runTest(self):
+        self.setUp()
+        self.test_sampleImage()
+        self.setUp()
+        self.test_badInput()
+        self.setUp()
+        self.test_parametersAreSaved()
+
+    def test_sampleImage(self):
+        """The shipped model finds both parts of the hippocampus, of a plausible size, on the image's grid."""
+        missing = install.missing()
+        if missing:
+            raise unittest.SkipTest("packages are not installed: " + ", ".join(missing))
+        if "hippocampus" not in models.known():
+            raise unittest.SkipTest("the model hippocampus is not installed")
+        self.delayDisplay("Loading the sample image")
+        import SampleData
+
+        registerSampleData()
+        volume = SampleData.downloadSample("MNI152 right hippocampus")
+        self.delayDisplay("Segmenting")
+        result = MLISegmentationLogic().run([volume], model="hippocampus", uncertainty=True, device="cpu")
+        segments = result.segmentation.GetSegmentation()
+        names = [segments.GetNthSegment(index).GetName() for index in range(segments.GetNumberOfSegments())]
+        self.assertEqual(names, ["anterior", "posterior"])
+        total = sum(float(result.volumes.GetCellText(row, 1)) for row in range(2))
+        self.assertGreater(total, 1.5)  # ml: a hippocampus of an adult has about 2 to 5
+        self.assertLess(total, 6.0)
+        uncertainty = slicer.util.arrayFromVolume(result.uncertainty)
+        self.assertEqual(uncertainty.shape, slicer.util.arrayFromVolume(volume).shape)
+        self.assertGreaterEqual(uncertainty.min(), 0.0)
+        self.assertIn('"task": "segment"', result.record.GetText())
+        self.delayDisplay("Comparing with itself")
+        again = MLISegmentationLogic().run([volume], reference=result.segmentation, device="cpu")
+        dice = slicer.util.arrayFromTableColumn(again.metrics, "Dice")
+        self.assertEqual([round(float(value), 6) for value in dice], [1.0, 1.0, 1.0])
+        self.delayDisplay("Test passed")
+
+    def test_badInput(self):
+        """A volume without an image is refused in one sentence, and the scene stays as it was."""
+        from MLILib.errors import BadInput
+
+        empty = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "empty")
+        before = slicer.mrmlScene.GetNumberOfNodes()
+        with self.assertRaises(BadInput):
+            MLISegmentationLogic().run([empty])
+        self.assertEqual(slicer.mrmlScene.GetNumberOfNodes(), before)
+
+    def test_parametersAreSaved(self):
+        """Two parameter sets keep their own values, in the scene's nodes."""
+        logic = MLISegmentationLogic()
+        first = logic.getParameterNode()
+        second = logic.wrapParameterNode(slicer.mrmlScene.AddNode(logic.createParameterNode()))
+        first.overlap, second.overlap = 0.25, 0.75
+        self.assertEqual(len(logic.getAllParameterNodes()), 2)
+        self.assertEqual([logic.wrapParameterNode(node).overlap for node in logic.getAllParameterNodes()], [0.25, 0.75])
