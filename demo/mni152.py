@@ -19,8 +19,7 @@ SIDES = ("right", "left")
 #: The right hippocampus' region in MNI millimetres (RAS: right, anterior, superior): first and last voxel centre along
 #: each axis. Hippocampi delineated by the Decathlon's protocol and brought to the template by affine registration (mean
 #: of fifteen training labels above one half) reach from 15 to 37, -42 to -6 and -31 to 6. The Decathlon's crops leave 6
-#: to 7, 5 to 6 and 5 voxels around the label; so does this box. The template is symmetric: the left region is its mirror
-#: image.
+#: to 7, 5 to 6 and 5 voxels around the label; so does this box. On the left it is mirrored: the template is symmetric.
 _RIGHT_BOX = ((9, 43), (-47, -1), (-36, 11))
 
 #: The hippocampus in AAL.

@@ -14,12 +14,12 @@ import numpy as np
 import SimpleITK as sitk
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
-from matplotlib.patheffects import withStroke
+from matplotlib.patheffects import AbstractPathEffect, withStroke
 from scipy import ndimage
 
 _INK = "#e8ebf0"
 _GROUND = "#14171c"
-_OUTLINE = [withStroke(linewidth=2.5, foreground="#14171c")]
+_OUTLINE: list[AbstractPathEffect] = [withStroke(linewidth=2.5, foreground="#14171c")]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -32,8 +32,8 @@ VOLUME_NOTE = (
     "Volumes are those of the template, whose brain is larger than most: they are no norm to compare a patient with."
 )
 ATLAS_NOTE = (
-    "A sanity figure, not an accuracy: AAL was drawn on another brain, in 2 mm voxels and with another protocol, so its "
-    "delineation differs from the one the model was trained on."
+    "A sanity figure, not an accuracy: AAL was drawn on another brain, in 2 mm voxels and with another protocol, so "
+    "its delineation differs from the one the model was trained on."
 )
 
 
@@ -155,7 +155,7 @@ def run(folder: Path, model: str, device: str) -> None:
         index,
         TITLE,
         f"The regions around both hippocampi of the MNI152 T1 template, segmented with the model “{model}” in "
-        f"{sum(s.seconds for s in sides):.1f} s. Open the scene in 3D Slicer by dragging hippocampi.mrb into its window.",
+        f"{sum(s.seconds for s in sides):.1f} s. To see it in 3D Slicer, drag hippocampi.mrb into its window.",
         [
             (
                 "Volumes",

@@ -86,7 +86,7 @@ class Core:
         return found
 
     def save(self, path: Path) -> None:
-        """Write the scene as a bundle (.mrb), and open it again in a scene of its own to see that nothing is missing."""
+        """Write the scene as a bundle (.mrb), and open it again in a scene of its own to see that nothing is lost."""
         path.unlink(missing_ok=True)
         if not self.scene.WriteToMRB(str(path.absolute())):
             raise MLIError(

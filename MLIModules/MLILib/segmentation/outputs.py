@@ -103,7 +103,9 @@ def require_names(request: SegmentRequest) -> None:
 
 
 def mutual_information_path(uncertainty: str) -> str:
-    """Where the mutual information goes when the entropy goes to `uncertainty`."""
+    """Where the mutual information goes when the entropy goes to `uncertainty`, "" when that is not wanted."""
+    if not uncertainty:
+        return ""
     path = Path(uncertainty)
     ending = path.name[len(files.stem(path)) :]
     return str(path.with_name(f"{files.stem(path)}_mutual_information{ending}"))
