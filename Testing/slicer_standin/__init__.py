@@ -124,7 +124,7 @@ def _record_messages(util: Any) -> None:
 def _register_modules() -> None:
     import slicer
 
-    from . import declare, names, packaging_, parameternode, qtlayer, sample_data, scripted, small_modules
+    from . import SampleData, declare, names, packaging_, parameternode, qtlayer, scripted, small_modules
 
     sys.modules["qt"] = qtlayer.qt_module()
     ctk = types.ModuleType("ctk", "CTK's widgets, as far as the stand-in offers them")
@@ -141,7 +141,7 @@ def _register_modules() -> None:
     made["slicer.i18n"] = _module_of("slicer.i18n", small_modules.i18n, names.python_names("slicer.i18n"))
     made["slicer.testing"] = _module_of("slicer.testing", small_modules.testing, names.python_names("slicer.testing"))
     made["sitkUtils"] = _module_of("sitkUtils", small_modules.sitkUtils, names.python_names("sitkUtils"))
-    made["SampleData"] = _module_of("SampleData", sample_data, names.python_names("SampleData"))
+    made["SampleData"] = _module_of("SampleData", SampleData, names.python_names("SampleData"))
     for class_name in names.python_names("slicer.ScriptedLoadableModule"):
         setattr(made["SampleData"], class_name, getattr(scripted, class_name))
     # In a real Slicer "from slicer.ScriptedLoadableModule import *" brings exactly the four classes.
@@ -151,6 +151,22 @@ def _register_modules() -> None:
         if name.count(".") == 1 and name.startswith("slicer."):
             # slicer.packaging needs its own import in Slicer too; after that it is an attribute of the package.
             setattr(slicer, name.partition(".")[2], module)
+
+
+def _refuse_what_is_missing() -> None:
+    """Lets the modules say of a class that Slicer has it and the stand-in has not."""
+    import slicer
+
+    from . import names
+
+    for name, module in (("qt", sys.modules["qt"]), ("ctk", sys.modules["ctk"]), ("slicer", slicer)):
+
+        def missing(attribute: str, _name: str = name) -> Any:
+            if attribute in names.listed_classes(_name):
+                raise NotImplementedError(f"the stand-in has no {_name}.{attribute}; Slicer has")
+            raise AttributeError(f"module '{_name}' has no attribute '{attribute}'")
+
+        module.__getattr__ = missing  # type: ignore[method-assign]
 
 
 def _import_slicer() -> types.ModuleType:
@@ -194,6 +210,9 @@ def install(testing: bool = True, main_window: bool = True) -> None:
     if _installed:
         if _installed["arguments"] != wanted:
             raise RuntimeError("The stand-in is already installed with other arguments; use a process of its own")
+        import slicer
+
+        slicer.mrmlScene = slicer.app.mrmlScene()
         return
     folder = tempfile.mkdtemp(prefix="slicer-standin-")
     _installed.update(arguments=wanted, folder=folder)
@@ -210,22 +229,27 @@ def install(testing: bool = True, main_window: bool = True) -> None:
     qtlayer.qt_module()
     slicer = _import_slicer()
 
-    from . import core, ctk_choices, ctk_numbers, ctk_sections, picture, qmrml_nodes, qmrml_numbers  # noqa: F401
-    from .app import Application, qSlicerScriptedLoadableModule
+    from . import core, module_loader, picture, qmrml_numbers, qmrml_segments, qmrml_tables  # noqa: F401 - they register
+    from .app import Application, Modules, qSlicerScriptedLoadableModule
 
     picture.ensure_fonts()
     _leave_to_util()
     made = core.Core(os.path.join(folder, "share"), os.path.join(folder, "temporary"), main_window)
     slicer.mrmlScene = made.scene
     slicer.selfTests = {}
-    slicer.modules = types.SimpleNamespace()
+    slicer.modules = Modules()
     slicer.moduleNames = types.SimpleNamespace()
     slicer.app = Application(application, made, Path(folder), testing, main_window)
     for name, logic in made.module_logics.items():
         module = qSlicerScriptedLoadableModule(made.titles[name].replace(" ", ""), "", logic)
         module.title = made.titles[name]
         setattr(slicer.modules, name, module)
+    sample_data = qSlicerScriptedLoadableModule("SampleData", str(Path(__file__).with_name("SampleData.py")))
+    sample_data.title = "Sample Data"
+    slicer.modules.sampledata = sample_data
+    slicer.modules.sampleDataSources = {}
     _register_modules()
+    _refuse_what_is_missing()
     _record_messages(slicer.util)
 
 

@@ -14,7 +14,7 @@ from . import names
 from .declare import offered, prop, stored
 from .io_manager import qSlicerIOManager
 from .layout import qSlicerLayoutManager, qSlicerMainWindow
-from .pythonqt import emit
+from .pythonqt import SignalAttribute, emit
 
 VERSION = "5.13.0-2026-08-21"
 
@@ -29,6 +29,15 @@ class CommandOptions:
         self.pythonCode = ""
         self.pythonScript = ""
         self.extraPythonArguments = ()
+
+
+class Modules:
+    """slicer.modules: an attribute for each module, and what modules put there."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name in names.application("slicer.modules"):
+            raise NotImplementedError(f"the stand-in has no slicer.modules.{name}; Slicer has")
+        raise AttributeError(f"module 'modules' has no attribute '{name}'")
 
 
 @offered("slicer", ("moduleAboutToBeUnloaded(QString)", "moduleLoaded(QString)"))
@@ -47,14 +56,6 @@ class qSlicerModuleManager(QtCore.QObject):
         import slicer
 
         return tuple(module.name for module in vars(slicer.modules).values() if hasattr(module, "widgetRepresentation"))
-
-    def loadedModulesNames(self) -> tuple[str, ...]:
-        """Returns the names of all modules: none waits to be loaded."""
-        return self.modulesNames()
-
-    def isLoaded(self, name: str) -> bool:
-        """Whether a module is there."""
-        return self.module(name) is not None
 
     def _unloading(self, name: str) -> None:
         emit(self, "moduleAboutToBeUnloaded(QString)", name)
@@ -99,6 +100,14 @@ class qSlicerScriptedLoadableModule(QtCore.QObject):
         return self._parts["self"]
 
 
+class _Signals(QtCore.QObject):
+    """The application's own signals, beside those of QApplication."""
+
+    _signals = ("startupCompleted()", "mrmlSceneChanged(vtkMRMLScene*)")
+    startupCompleted = SignalAttribute("startupCompleted")
+    mrmlSceneChanged = SignalAttribute("mrmlSceneChanged")
+
+
 class Application:
     """slicer.app. A name that a real Slicer lacks raises AttributeError; one that only the stand-in lacks,
     NotImplementedError.
@@ -112,6 +121,7 @@ class Application:
         own["_layout"] = qSlicerLayoutManager(core) if main_window else None
         own["_window"] = qSlicerMainWindow(own["_layout"]) if main_window else None
         own["_settings"] = QtCore.QSettings()
+        own["_signals"] = _Signals()
         own["_paused"] = 0
         own["exit_code"] = None
 
@@ -175,6 +185,24 @@ class Application:
         """File of the settings."""
         return self._settings.fileName()
 
+    startupCompleted = property(lambda self: self._signals.startupCompleted)
+    mrmlSceneChanged = property(lambda self: self._signals.mrmlSceneChanged)
+
+    def connect(self, signal: str, slot: Any) -> bool:
+        """Connects a signal of the application."""
+        own = signal in _Signals._signals
+        return (self._signals if own else self._qt).connect(signal, slot)
+
+    def disconnect(self, signal: str, *slot: Any) -> bool:
+        """Undoes connect."""
+        own = signal in _Signals._signals
+        return (self._signals if own else self._qt).disconnect(signal, *slot)
+
+    def _complete_startup(self) -> None:
+        """Announces once, to each that waits for it, that all modules are loaded."""
+        emit(self._signals, "startupCompleted()")
+        self._signals.disconnect("startupCompleted()")
+
     # -- methods -------------------------------------------------------------------------------------------------------
 
     def testingEnabled(self) -> bool:
@@ -224,6 +252,10 @@ class Application:
     def revisionUserSettings(self) -> QtCore.QSettings:
         """Returns the user's settings."""
         return self._settings
+
+    def setOverrideCursor(self, cursor: Any) -> None:
+        """Shows another cursor until restoreOverrideCursor."""
+        QtWidgets.QApplication.setOverrideCursor(cursor)
 
     def processEvents(self, *arguments: Any) -> None:
         """Lets Qt handle what has happened, among it deletions that were put off."""

@@ -74,6 +74,7 @@ def load_module(path: str | Path, enter: bool = True) -> tuple[Any, Any]:
     setattr(slicer.moduleNames, path.stem, path.stem)
     if hasattr(instance, "setup"):
         instance.setup()
+    slicer.app._complete_startup()
     widget_class = getattr(module, f"{path.stem}Widget", None)
     if widget_class is None:
         return instance, None

@@ -32,9 +32,9 @@ UNCONSTRUCTED: dict[str, dict[str, tuple[str, ...]]] = {
         "qMRMLWidget": ("mrmlSliceNode", "mrmlSliceCompositeNode", "sliceLogic", "sliceView", "fitSliceToBackground")
     },
     "qMRMLTextWidget": {
-        "qMRMLWidget": (
-            "mrmlTextNode", "setMRMLTextNode", "readOnly", "isReadOnly", "setReadOnly", "currentTextNodeChanged",
-            "textEditStateChanged", "autoSaveOnEditingFinished", "setAutoSaveOnEditingFinished",
+        "qSlicerWidget": (
+            "mrmlTextNode", "setMRMLTextNode", "mrmlNode", "setMRMLNode", "mrmlNodeChanged", "readOnly", "setReadOnly",
+            "readOnlyChanged", "autoSave", "editing", "wordWrap", "textEditWidget",
         )
     },  # fmt: skip
     "qMRMLThreeDView": {
@@ -57,7 +57,7 @@ UNCONSTRUCTED: dict[str, dict[str, tuple[str, ...]]] = {
         )
     },  # fmt: skip
     "qSlicerModuleManager": {
-        "QObject": ("module", "modulesNames", "loadedModulesNames", "isLoaded", "moduleAboutToBeUnloaded", "moduleLoaded")
+        "QObject": ("module", "modulesNames", "factoryManager", "moduleAboutToBeUnloaded", "moduleLoaded")
     },
     "qSlicerScriptedLoadableModule": {
         "QObject": (

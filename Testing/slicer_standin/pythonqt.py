@@ -387,6 +387,9 @@ def _missing_attribute(self: Any, name: str) -> Any:
         for child in raw(QtCore.QObject, "children")(self):
             if raw(QtCore.QObject, "objectName")(child) == name:
                 return child
+    described = next((_offered[cls] for cls in type(self).__mro__ if cls in _offered), None)
+    if described is not None and name in (names.members(described) or ()):
+        raise NotImplementedError(f"the stand-in has no {described}.{name}; Slicer has")
     raise AttributeError(f"{type(self).__name__} has no attribute named '{name}'")
 
 

@@ -1,4 +1,4 @@
-"""Observes a MRML scene on behalf of a widget, and stops when the widget is gone."""
+"""Observes a MRML scene or node on behalf of a widget, and stops when the widget is gone."""
 
 from __future__ import annotations
 
@@ -89,3 +89,33 @@ class SceneWatcher:
             self._scene.RemoveObserver(tag)
         self._tags = []
         self.observe_name(None, self._run_later)
+
+
+class NodeObserver:
+    """Calls a method of a widget whenever a node changes, until the widget is gone or another node is observed.
+
+    Args:
+        widget: the widget for which the calls are made.
+        changed: a method without arguments.
+    """
+
+    def __init__(self, widget: Any, changed: Callable) -> None:
+        self._widget = weakref.ref(widget)
+        self._changed = weakref.WeakMethod(changed)
+        self._observed: list[tuple[Any, int]] = []
+
+    def observe(self, node: Any, events: tuple[int, ...] = ()) -> None:
+        """Observes a node's ModifiedEvent and the given events; None ends the observation."""
+        for observed, tag in self._observed:
+            observed.RemoveObserver(tag)
+        self._observed = []
+        if node is None:
+            return
+
+        def observer(caller: Any, event: str) -> None:
+            widget, changed = self._widget(), self._changed()
+            if widget is not None and changed is not None and shiboken6.isValid(widget):
+                changed()
+
+        for event in (vtk.vtkCommand.ModifiedEvent, *events):
+            self._observed.append((node, node.AddObserver(event, observer)))
