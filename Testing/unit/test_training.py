@@ -28,7 +28,7 @@ from MLILib.tasks import TrainSegmentationRequest, run  # noqa: E402
 
 
 def _request(folder: Path, output: str = "bundle", **settings: Any) -> TrainSegmentationRequest:
-    settings = {"epochs": 30, "filters": 4, "folds": 4, "device": "cpu", "learning_rate": 0.01} | settings
+    settings = {"epochs": 60, "filters": 4, "folds": 4, "device": "cpu", "learning_rate": 0.01} | settings
     return TrainSegmentationRequest(dataset=str(folder / "dataset.json"), output=str(folder / output), **settings)
 
 
@@ -48,7 +48,7 @@ class TestResult:
     def test_the_curve_is_written(self, trained: tuple[Path, dict[str, Any]]) -> None:
         folder = trained[0] / "bundle" / "training"
         rows = list(csv.DictReader((folder / "learning_curve.csv").open()))
-        assert [int(float(r["epoch"])) for r in rows] == list(range(1, 31))
+        assert [int(float(r["epoch"])) for r in rows] == list(range(1, 61))
         assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
         assert (folder / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
 
@@ -90,8 +90,12 @@ class TestResume:
         settings: dict[str, Any] = {"epochs": 10, "amp": False, "filters": 2, "fold": -1}
         run(_request(tmp_path, "whole", **settings))
 
+        stages = []
+
         def stop_after_seven(event: dict[str, Any]) -> None:
-            if event["event"] == "fraction" and event["value"] > 0.7:
+            if event["event"] == "stage":
+                stages.append(event["name"])
+            if stages == ["Reading cases", "Training"] and event.get("value", 0) > 0.7:
                 raise Cancelled()
 
         request = _request(tmp_path, "broken", **settings)

@@ -55,7 +55,10 @@ def worker() -> Iterator[Worker]:
     one = Worker()
     yield one
     one.process.kill()
-    one.process.communicate()
+    one.process.wait(timeout=10)
+    for stream in (one.process.stdin, one.process.stdout, one.process.stderr):
+        if stream:
+            stream.close()
 
 
 class TestProtocol:
