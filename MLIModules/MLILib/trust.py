@@ -77,7 +77,7 @@ def check(
     if trusted:
         return Checked({"imports": imports, **kept}, {})
     try:
-        checker = _Checker(ConfigParser().locator, _aliases(imports, name))
+        checker = _Checker(ConfigParser().locator, _aliases(imports))
         checked = {key: checker.node(value) for key, value in kept.items()}
         return Checked(checked, checker.globals())
     except Refused as refused:
@@ -176,7 +176,7 @@ def _texts(value: Any) -> list[str]:
     return []
 
 
-def _aliases(imports: Sequence[str], name: str) -> dict[str, str]:
+def _aliases(imports: Sequence[str]) -> dict[str, str]:
     """What the names that a configuration imports stand for: {"np": "numpy", "Norm": "monai.networks.layers.Norm"}."""
     found = {"monai": "monai", "torch": "torch", "np": "numpy", "numpy": "numpy"}
     for text in imports:
