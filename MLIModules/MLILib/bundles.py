@@ -135,6 +135,12 @@ class Bundle:
         return len(self._input["spatial_shape"])
 
     @property
+    def mirror_axes(self) -> tuple[int, ...]:
+        """Spatial axes of its input along which it knows mirror images: as ``mli.mirror_axes`` says, else all."""
+        said = self.metadata.get("mli", {}).get("mirror_axes")
+        return tuple(range(self.dimensions)) if said is None else tuple(int(axis) for axis in said)
+
+    @property
     def card(self) -> str:
         """The model card, docs/README.md; "" when there is none."""
         for name in ("README.md", "readme.md"):
@@ -274,7 +280,9 @@ def parser(bundle: Bundle, roots: Sequence[str] = ()) -> monai.bundle.ConfigPars
         sha256=bundle.sha256,
         trusted=bundle.trusted,
     )
-    return ConfigParser(checked.config, globals=checked.globals)
+    made = ConfigParser(checked.config, globals=checked.globals)
+    made.locator = trust.locator()
+    return made
 
 
 def network(bundle: Bundle, device: torch.device | str = "cpu") -> torch.nn.Module:

@@ -45,7 +45,9 @@ class SegmentRequest(Request):
         metavar="OUT",
     )
     device: str = setting("auto", _DEVICE_HELP, kind="device", metavar="auto|cpu|cuda|cuda:N|mps")
-    tta: bool = setting(False, "Average the prediction over flips along every axis (8 times the work in 3-D).")
+    tta: bool = setting(
+        False, "Average over mirror images along the axes the model was mirrored along in training (else all axes)."
+    )
     mc_dropout: int = setting(
         0, "Samples of Monte-Carlo dropout (Gal 2016); 0 is off.", minimum=0, maximum=1000, metavar="N"
     )

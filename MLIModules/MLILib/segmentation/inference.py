@@ -51,10 +51,10 @@ def run(request: SegmentRequest, progress: Progress) -> dict[str, Any]:
     """
     started = time.monotonic()
     outputs.require_names(request)
-    memory = record.PeakMemory()
+    resolved = devices.resolve(request.device)
+    memory = record.PeakMemory(str(resolved))
     progress.stage("Reading")
     chosen = [models.load(name, request.trust) for name in request.model]
-    resolved = devices.resolve(request.device)
     pictures = [images.read(path) for path in request.images]
     names = list(request.images)
     result = _segment(
@@ -128,7 +128,7 @@ def segment(
             3-D image slice by slice along its last axis.
         model: name, folder or zip of a bundle; several are an ensemble.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
-        tta: average over mirror images along every axis.
+        tta: average over mirror images along the axes the model was mirrored along in training, else all axes.
         mc_dropout: samples of Monte-Carlo dropout, 0 is off.
         probabilities, uncertainty: whether to return those volumes.
         ensemble: "mean" of probabilities, or majority "vote".

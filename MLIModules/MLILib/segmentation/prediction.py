@@ -43,7 +43,7 @@ class Wanted:
     """What to compute.
 
     Attributes:
-        flips: whether to average over mirror images along every axis.
+        flips: whether to average over mirror images, along the axes that each model was trained to be mirrored along.
         samples: Monte-Carlo dropout samples; 0 is off.
         seed: of them.
         probabilities, uncertainty: whether to keep those volumes.
@@ -118,9 +118,10 @@ def predict(
     axis = _stream_axis(jobs[0])
     strips = _strips(jobs, setup, wanted, shape, axis)
     total = sum(
-        _windows(job, tiling, strip) for strip in strips for job, tiling in zip(jobs, setup.tilings, strict=True)
-    )
-    total *= _flip_sets(wanted, len(shape)) * max(wanted.samples, 1)
+        _windows(job, tiling, strip) * len(_flips(job, wanted))
+        for strip in strips
+        for job, tiling in zip(jobs, setup.tilings, strict=True)
+    ) * max(wanted.samples, 1)
     done = 0
 
     def count(windows: int) -> None:
@@ -215,7 +216,7 @@ class _Source:
         self._box = job.chain.need(strip)
         self._spans = [job.chain.need(slab)[self._axis] for slab in order]
         falling = self._spans[-1][0] < self._spans[0][0]
-        flips = list(_subsets(len(strip))) if wanted.flips else [()]
+        flips = _flips(job, wanted)
         network = job.model.network(setup.device)
 
         def field(sample: int, number: int, flip: tuple[int, ...]) -> Field:
@@ -347,7 +348,7 @@ def _strips(jobs: Sequence[Job], setup: Setup, wanted: Wanted, shape: tuple[int,
     """The image in as many parts across the streaming axis as keep the sums within :data:`SUMS`."""
     whole: Box = tuple((0, n) for n in shape)
     across = max((i for i in range(len(shape)) if i != axis), key=lambda i: shape[i])
-    fields = _flip_sets(wanted, len(shape)) * max(wanted.samples, 1)
+    fields = max(len(_flips(job, wanted)) for job in jobs) * max(wanted.samples, 1)
     count = 1
     while True:
         cuts = [round(i * shape[across] / count) for i in range(count + 1)]
@@ -385,13 +386,10 @@ def _windows(job: Job, tiling: Tiling, strip: Box) -> int:
     return math.prod(counts)
 
 
-def _subsets(rank: int) -> Iterator[tuple[int, ...]]:
-    for n in range(rank + 1):
-        yield from itertools.combinations(range(rank), n)
-
-
-def _flip_sets(wanted: Wanted, rank: int) -> int:
-    return 2**rank if wanted.flips else 1
+def _flips(job: Job, wanted: Wanted) -> list[tuple[int, ...]]:
+    """The mirror images to average: every set of the model's mirror axes, the empty one first."""
+    axes = job.model.bundle.mirror_axes if wanted.flips else ()
+    return [chosen for n in range(len(axes) + 1) for chosen in itertools.combinations(axes, n)]
 
 
 def _predictor(network: torch.nn.Module, wanted: Wanted, member: int) -> Callable[[torch.Tensor], torch.Tensor]:
