@@ -1,5 +1,5 @@
-"""The module ``SampleData``: sources of sample data are registered as in Slicer and loaded from files that are there; the
-stand-in downloads from file addresses only.
+"""The module ``SampleData``: sources of sample data are registered as in Slicer and loaded from files that are there;
+the stand-in downloads from file addresses only.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""Stands in for what PyPI's slicer-core (a real MRML scene, real logics, slicer.util) lacks of a real Slicer: the modules
-``qt`` and ``ctk``, the qMRML widgets, ``slicer.app``, ``slicer.modules``, ``slicer.ScriptedLoadableModule``,
-``slicer.parameterNodeWrapper``, ``slicer.packaging``, ``slicer.i18n``, ``slicer.testing``, ``SampleData`` and ``sitkUtils``,
-so that scripted modules run, and their widgets are clicked, without Slicer.
+"""Stands in for what PyPI's slicer-core (a real MRML scene, real logics, slicer.util) lacks of a real Slicer: the
+modules ``qt`` and ``ctk``, the qMRML widgets, ``slicer.app``, ``slicer.modules``, ``slicer.ScriptedLoadableModule``,
+``slicer.parameterNodeWrapper``, ``slicer.packaging``, ``slicer.i18n``, ``slicer.testing``, ``SampleData`` and
+``sitkUtils``, so that scripted modules run, and their widgets are clicked, without Slicer.
 
 How to use it in a test::
 
     import slicer_standin
 
-    slicer_standin.install()                     # before any import of qt, ctk or a module's file; cheap the second time
+    slicer_standin.install()  # before any import of qt, ctk or a module's file; cheap the second time
     instance, widget = slicer_standin.load_module("MLIModules/Segmentation/MLISegmentation.py")
     widget.ui.applyButton.click()
     slicer_standin.process_events_until(lambda: not widget.logic.isRunning(), seconds=30)
@@ -16,17 +16,18 @@ How to use it in a test::
 
 What tests can read and set:
 
-- ``slicer_standin.messages``: (function, text) of each slicer.util.errorDisplay, warningDisplay, confirmOkCancelDisplay ...
-  They return what a Slicer under --testing returns (confirmOkCancelDisplay: False, see behaviour.json).
-- ``slicer_standin.slot_errors``: exceptions raised in slots, which Qt does not pass on. ``check_slots()`` raises the first.
+- ``slicer_standin.messages``: (function, text) of each slicer.util.errorDisplay, warningDisplay, confirmOkCancelDisplay
+  ... They return what a Slicer under --testing returns (confirmOkCancelDisplay: False, see behaviour.json).
+- ``slicer_standin.slot_errors``: exceptions raised in slots, which Qt does not pass on. ``check_slots()`` raises the
+  first.
 - ``slicer_standin.dialog_answers``: answers for dialogs that would wait for a person; without one, exec() raises.
 - ``slicer_standin.packaging_.calls``: what would have been installed.
 - ``slicer.app.exit_code``: the code given to slicer.util.exit, or None.
 
-The rules: it holds no behaviour of this project, and a module's file must not import it. It offers only what the description
-of a real Slicer shows (names.json.gz, made by make_names.py); any other name raises AttributeError as PythonQt does. A name
-that Slicer has and the stand-in has not raises NotImplementedError where it can tell. PySide6's classes are changed in place
-(pythonqt.py), so a process that calls install() should not use PySide6 for anything else.
+The rules: it holds no behaviour of this project, and a module's file must not import it. It offers only what the
+description of a real Slicer shows (names.json.gz, made by make_names.py); any other name raises AttributeError as
+PythonQt does. A name that Slicer has and the stand-in has not raises NotImplementedError where it can tell. PySide6's
+classes are changed in place (pythonqt.py), so a process that calls install() should not use PySide6 for anything else.
 
 Text needs a font: the system's package fonts-dejavu-core, or matplotlib (picture.ensure_fonts).
 """
@@ -72,9 +73,9 @@ def __getattr__(name: str) -> Any:
 
         return qtlayer.dialog_answers
     if name == "slot_errors":
-        from . import pythonqt
+        from . import signals
 
-        return pythonqt.slot_errors
+        return signals.slot_errors
     if name in ("picture", "packaging_"):
         import importlib
 
@@ -90,6 +91,12 @@ def _module_of(name: str, source: Any, allowed: Any) -> types.ModuleType:
     return module
 
 
+def _print_qt_message(kind: Any, context: Any, text: str) -> None:
+    """Prints Qt's warnings, except the one that the offscreen platform gives for every window."""
+    if "propagateSizeHints" not in text:
+        print(f"Qt: {text}", file=sys.stderr)
+
+
 def _qt_application() -> Any:
     from PySide6 import QtCore, QtGui, QtWidgets
 
@@ -100,6 +107,7 @@ def _qt_application() -> Any:
         QtCore.QSettings.setPath(QtCore.QSettings.Format.IniFormat, scope, str(folder / "settings"))
     QtCore.QCoreApplication.setOrganizationName("NA-MIC")
     QtCore.QCoreApplication.setApplicationName("Slicer")
+    QtCore.qInstallMessageHandler(_print_qt_message)
     application = QtWidgets.QApplication.instance() or QtWidgets.QApplication(["Slicer"])
     application.setStyle("Fusion")
     application.setQuitOnLastWindowClosed(False)
@@ -108,17 +116,25 @@ def _qt_application() -> Any:
     return application
 
 
+def _end_qt() -> None:
+    """Stops Qt's calls into Python before Python ends."""
+    from PySide6 import QtCore
+
+    QtCore.qInstallMessageHandler(None)
+
+
 def _record_messages(util: Any) -> None:
-    for name in (
-        "errorDisplay", "warningDisplay", "infoDisplay", "confirmOkCancelDisplay", "confirmYesNoDisplay",
-        "confirmRetryCloseDisplay", "messageBox",
-    ):  # fmt: skip
+    def recording(name: str, original: Any) -> Any:
+        def recorded(text: str, *arguments: Any, **keywords: Any) -> Any:
+            messages.append((name, text))
+            return original(text, *arguments, **keywords)
 
-        def recorded(text: str, *arguments: Any, _name: str = name, _original: Any = getattr(util, name), **keywords: Any) -> Any:
-            messages.append((_name, text))
-            return _original(text, *arguments, **keywords)
+        return recorded
 
-        setattr(util, name, recorded)
+    shown = ("errorDisplay", "warningDisplay", "infoDisplay", "messageBox")
+    asked = ("confirmOkCancelDisplay", "confirmYesNoDisplay", "confirmRetryCloseDisplay")
+    for name in (*shown, *asked):
+        setattr(util, name, recording(name, getattr(util, name)))
 
 
 def _register_modules() -> None:
@@ -170,8 +186,8 @@ def _refuse_what_is_missing() -> None:
 
 
 def _import_slicer() -> types.ModuleType:
-    """Imports slicer-core's package ``slicer``, which imports every file it finds in folders named "slicer" on sys.path: the
-    folder with this project's tests must not be among them.
+    """Imports slicer-core's package ``slicer``, which imports every file it finds in folders named "slicer" on
+    sys.path: the folder with this project's tests must not be among them.
     """
     import importlib
 
@@ -184,20 +200,22 @@ def _import_slicer() -> types.ModuleType:
         sys.path[:] = before
 
 
-def _leave_to_util() -> None:
-    """Takes from the package ``slicer`` the names that slicer-core copies there from slicer.util and a Slicer does not."""
+def _cut_package() -> None:
+    """Takes from the package ``slicer`` what slicer-core has there and a Slicer has not: slicer.util's functions, and
+    the package's own workings.
+    """
     import slicer
 
     from . import names
 
     for name in list(vars(slicer)):
-        copied = hasattr(slicer.util, name) and vars(slicer)[name] is getattr(slicer.util, name)
-        if copied and not name.startswith(("_", "vtk")) and name not in names.application("slicer"):
+        if not name.startswith(("_", "vtk")) and name not in names.application("slicer"):
             delattr(slicer, name)
 
 
 def install(testing: bool = True, main_window: bool = True) -> None:
-    """Makes the process look like Slicer's. A second call with the same arguments only closes nothing and costs nothing.
+    """Makes the process look like Slicer's. A second call with the same arguments only closes nothing and costs
+    nothing.
 
     Args:
         testing: as started with --testing.
@@ -220,6 +238,7 @@ def install(testing: bool = True, main_window: bool = True) -> None:
     import shutil
 
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    atexit.register(_end_qt)
     for name in ("temporary", "cache", "extensions", "share", "settings"):
         os.makedirs(os.path.join(folder, name))
 
@@ -229,13 +248,14 @@ def install(testing: bool = True, main_window: bool = True) -> None:
     qtlayer.qt_module()
     slicer = _import_slicer()
 
-    from . import core, module_loader, picture, qmrml_numbers, qmrml_segments, qmrml_tables  # noqa: F401 - they register
+    from . import core, module_loader, picture, qmrml_numbers, qmrml_segments, qmrml_tables, subject_hierarchy  # noqa: F401
     from .app import Application, Modules, qSlicerScriptedLoadableModule
 
     picture.ensure_fonts()
-    _leave_to_util()
-    made = core.Core(os.path.join(folder, "share"), os.path.join(folder, "temporary"), main_window)
+    _cut_package()
+    made = core.Core(*(os.path.join(folder, name) for name in ("share", "temporary", "cache")), main_window)
     slicer.mrmlScene = made.scene
+    subject_hierarchy.HierarchyKeeper(made.scene)
     slicer.selfTests = {}
     slicer.modules = Modules()
     slicer.moduleNames = types.SimpleNamespace()
@@ -271,9 +291,9 @@ def process_events_until(condition: Callable[[], Any], seconds: float = 10.0) ->
 
 def check_slots() -> None:
     """Raises the first exception that a slot raised since the last call; passes where there was none."""
-    from . import pythonqt
+    from . import signals
 
-    errors = list(pythonqt.slot_errors)
-    pythonqt.slot_errors.clear()
+    errors = list(signals.slot_errors)
+    signals.slot_errors.clear()
     if errors:
         raise errors[0]

@@ -14,7 +14,7 @@ from . import names
 from .declare import offered, prop, stored
 from .io_manager import qSlicerIOManager
 from .layout import qSlicerLayoutManager, qSlicerMainWindow
-from .pythonqt import SignalAttribute, emit
+from .signals import SignalAttribute, emit
 
 VERSION = "5.13.0-2026-08-21"
 
@@ -138,7 +138,9 @@ class Application:
         raise NotImplementedError(f"the stand-in has no slicer.app.{name}; Slicer has")
 
     def __setattr__(self, name: str, value: Any) -> None:
-        raise AttributeError(f"'{name}' does not exist on qSlicerApplication and creating new attributes is not allowed")
+        raise AttributeError(
+            f"'{name}' does not exist on qSlicerApplication and creating new attributes is not allowed"
+        )
 
     # -- properties ----------------------------------------------------------------------------------------------------
 

@@ -1,9 +1,11 @@
-"""The scene and the logics of an application on PyPI's slicer-core, which brings the classes but creates none of them: the
-application logic, the logic of each module that the package contains, the slice and 3D views' nodes.
+"""The scene and the logics of an application on PyPI's slicer-core, which brings the classes but creates none of them:
+the application logic, the logic of each module that the package contains, the slice and 3D views' nodes.
 """
 
 from __future__ import annotations
 
+import colorsys
+from pathlib import Path
 from typing import Any
 
 import slicer
@@ -36,25 +38,43 @@ _SLICES = {"Red": ("Axial", (0.9529, 0.2902, 0.2)), "Yellow": ("Sagittal", (0.92
            "Green": ("Coronal", (0.4314, 0.6902, 0.2941))}  # fmt: skip
 
 
+_COLOR_FILES = ("GenericColors", "GenericAnatomyColors", "DarkBrightChartColors")
+
+
+def _write_color_files(folder: Path) -> None:
+    """Writes colour tables under the names that nodes refer to by default. The colours are not Slicer's."""
+    folder.mkdir(exist_ok=True)
+    for name in _COLOR_FILES:
+        lines = ["0 background 0 0 0 0"]
+        for label in range(1, 256):
+            red, green, blue = (round(255 * part) for part in colorsys.hsv_to_rgb(label * 0.618034 % 1, 0.6, 0.9))
+            lines.append(f"{label} label_{label} {red} {green} {blue} 255")
+        (folder / f"{name}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
 class Core:
     """The scene with its application logic.
 
     Args:
         share_directory: folder in which the logics look for their files; none of Slicer's are there.
+        temporary_directory: folder for temporary files.
+        cache_directory: folder for what is downloaded, and for scene bundles while they are read.
         main_window: with one, the scene has the nodes of three slice views and a 3D view.
     """
 
-    def __init__(self, share_directory: str, temporary_directory: str, main_window: bool) -> None:
+    def __init__(self, share_directory: str, temporary_directory: str, cache_directory: str, main_window: bool) -> None:
         self.scene = slicer.vtkMRMLScene()
         crosshair = slicer.vtkMRMLCrosshairNode()
         crosshair.SetCrosshairName("default")
         self.scene.AddNode(crosshair)
         self.logic = slicer.vtkSlicerApplicationLogic()
-        self.logic.SetHomeDirectory(share_directory)
-        self.logic.SetShareDirectory(share_directory)
+        _write_color_files(Path(share_directory) / "ColorFiles")
+        self.logic.SetHomeDirectory(str(Path(share_directory).parent))
+        self.logic.SetShareDirectory(Path(share_directory).name)
         self.logic.SetTemporaryPath(temporary_directory)
         self.scene.SetRootDirectory(temporary_directory)
         self.logic.SetMRMLScene(self.scene)
+        self._add_cache(cache_directory)
         self.slice_logics = vtk.vtkCollection()
         self.view_logics = vtk.vtkCollection()
         self.logic.SetSliceLogics(self.slice_logics)
@@ -75,6 +95,16 @@ class Core:
         slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(self.scene, True)
         if main_window:
             self._add_views()
+
+    def _add_cache(self, folder: str) -> None:
+        """Without a cache, scene bundles (.mrb) cannot be read."""
+        self._remote = slicer.vtkMRMLRemoteIOLogic()
+        self._remote.GetCacheManager().SetRemoteCacheDirectory(folder)
+        self._remote.SetMRMLScene(self.scene)
+        self._remote.AddDataIOToScene()
+        self._transfers = slicer.vtkDataIOManagerLogic()
+        self._transfers.SetMRMLApplicationLogic(self.logic)
+        self._transfers.SetAndObserveDataIOManager(self._remote.GetDataIOManager())
 
     def _add_logic(self, name: str, title: str, logic: Any, logic_name: str, share_directory: str) -> None:
         if hasattr(logic, "SetModuleShareDirectory"):

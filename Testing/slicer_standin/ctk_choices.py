@@ -1,5 +1,5 @@
-"""CTK's choosers and texts: ctkComboBox, ctkCheckableComboBox, ctkPathLineEdit, ctkDirectoryButton, ctkColorPickerButton,
-ctkSearchBox, ctkFittedTextBrowser, ctkMessageBox, ctkWidgetsUtils.
+"""CTK's choosers and texts: ctkComboBox, ctkCheckableComboBox, ctkPathLineEdit, ctkDirectoryButton,
+ctkColorPickerButton, ctkSearchBox, ctkFittedTextBrowser, ctkMessageBox, ctkWidgetsUtils.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from typing import Any
 from PySide6 import QtCore, QtGui, QtWidgets
 
 from .declare import offered, prop, state, stored
-from .pythonqt import emit, raw
+from .originals import raw
+from .signals import emit
 
 
 @offered("ctk", ("returnRelease()",))
@@ -206,9 +207,13 @@ class ctkPathLineEdit(QtWidgets.QWidget):
         if wants & _Filter.Dirs and not wants & _Filter.Files:
             path = QtWidgets.QFileDialog.getExistingDirectory(self, self.label or "Select directory", self.currentPath)
         elif wants & _Filter.Writable:
-            path = QtWidgets.QFileDialog.getSaveFileName(self, self.label, self.currentPath, ";;".join(self.nameFilters))
+            path = QtWidgets.QFileDialog.getSaveFileName(
+                self, self.label, self.currentPath, ";;".join(self.nameFilters)
+            )
         else:
-            path = QtWidgets.QFileDialog.getOpenFileName(self, self.label, self.currentPath, ";;".join(self.nameFilters))
+            path = QtWidgets.QFileDialog.getOpenFileName(
+                self, self.label, self.currentPath, ";;".join(self.nameFilters)
+            )
         if path:
             self.currentPath = path
 
@@ -296,7 +301,9 @@ class ctkColorPickerButton(QtWidgets.QPushButton):
         emit(self, "colorChanged(QColor)", state(self).color)
 
     color = prop("QColor", lambda self: state(self).color, _set_color)
-    colorName = stored("QString", "color_name", "", lambda self: emit(self, "colorNameChanged(QString)", self.colorName))
+    colorName = stored(
+        "QString", "color_name", "", lambda self: emit(self, "colorNameChanged(QString)", self.colorName)
+    )
     displayColorName = stored("bool", "display_name", True, _show)
 
     def setColor(self, color: QtGui.QColor) -> None:
@@ -312,7 +319,9 @@ class ctkColorPickerButton(QtWidgets.QPushButton):
         from . import qtlayer
 
         if not qtlayer.dialog_answers:
-            raise RuntimeError("A colour dialog would wait for an answer. Add it to slicer_standin.dialog_answers first.")
+            raise RuntimeError(
+                "A colour dialog would wait for an answer. Add it to slicer_standin.dialog_answers first."
+            )
         self.color = qtlayer.dialog_answers.pop(0)
 
 

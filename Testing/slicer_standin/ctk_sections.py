@@ -9,7 +9,7 @@ from typing import Any
 from PySide6 import QtCore, QtGui, QtWidgets
 
 from .declare import offered, prop, state, stored
-from .pythonqt import emit
+from .signals import emit
 
 _NO_LIMIT = 16777215  # QWIDGETSIZE_MAX
 
@@ -25,11 +25,15 @@ class _Folding(QtCore.QObject):
         self._busy = False
 
     def _children(self) -> list[QtWidgets.QWidget]:
-        return [child for child in self.widget.children() if isinstance(child, QtWidgets.QWidget) and not child.isWindow()]
+        return [
+            child for child in self.widget.children() if isinstance(child, QtWidgets.QWidget) and not child.isWindow()
+        ]
 
     def _hide(self, child: QtWidgets.QWidget, hidden: bool) -> None:
         self._busy = True
         child.setVisible(not hidden)
+        if hidden:  # as in CTK: not an explicit hiding, so that one that follows is told apart
+            child.setAttribute(QtCore.Qt.WidgetAttribute.WA_WState_ExplicitShowHide, False)
         self._busy = False
 
     def fold(self, collapsed: bool) -> None:
@@ -37,9 +41,7 @@ class _Folding(QtCore.QObject):
         self.collapsed = collapsed
         for child in self._children():
             if collapsed:
-                self.hidden_by_others[id(child)] = child.isHidden() and child.testAttribute(
-                    QtCore.Qt.WidgetAttribute.WA_WState_ExplicitShowHide
-                )
+                self.hidden_by_others[id(child)] = self._explicitly_hidden(child)
                 child.installEventFilter(self)
                 self._hide(child, True)
             else:
@@ -50,15 +52,20 @@ class _Folding(QtCore.QObject):
     def added(self, child: QtCore.QObject) -> None:
         """Hides a child that arrives while the widget is folded."""
         if self.collapsed and isinstance(child, QtWidgets.QWidget) and id(child) not in self.hidden_by_others:
-            self.hidden_by_others[id(child)] = False
+            self.hidden_by_others[id(child)] = self._explicitly_hidden(child)
             child.installEventFilter(self)
             self._hide(child, True)
 
+    def _explicitly_hidden(self, child: QtWidgets.QWidget) -> bool:
+        return child.isHidden() and child.testAttribute(QtCore.Qt.WidgetAttribute.WA_WState_ExplicitShowHide)
+
     def eventFilter(self, watched: QtCore.QObject, event: QtCore.QEvent) -> bool:
-        """Keeps a child hidden that someone shows while the widget is folded; it appears on unfolding."""
+        """Keeps a child hidden that someone shows while the widget is folded, and remembers who is hidden meanwhile."""
         if self.collapsed and not self._busy and event.type() == QtCore.QEvent.Type.ShowToParent:
             self.hidden_by_others[id(watched)] = False
             self._hide(watched, True)
+        elif self.collapsed and not self._busy and event.type() == QtCore.QEvent.Type.HideToParent:
+            self.hidden_by_others[id(watched)] = True
         return False
 
 
@@ -118,7 +125,9 @@ class ctkCollapsibleButton(QtWidgets.QAbstractButton):
         option = QtWidgets.QStyleOptionButton()
         option.initFrom(self)
         option.rect = QtCore.QRect(0, 0, self.width, self._header_height())
-        option.state |= QtWidgets.QStyle.StateFlag.State_Sunken if self.down else QtWidgets.QStyle.StateFlag.State_Raised
+        option.state |= (
+            QtWidgets.QStyle.StateFlag.State_Sunken if self.down else QtWidgets.QStyle.StateFlag.State_Raised
+        )
         painter.drawControl(QtWidgets.QStyle.ControlElement.CE_PushButtonBevel, option)
         arrow = QtWidgets.QStyleOption()
         arrow.initFrom(self)
@@ -183,7 +192,9 @@ class ctkExpandButton(QtWidgets.QToolButton):
         self._show_arrow(False)
 
     mirrorOnExpand = stored("bool", "mirror", True, lambda self: self._show_arrow(self.checked))
-    orientation = stored("Qt::Orientation", "orientation", QtCore.Qt.Horizontal, lambda self: self._show_arrow(self.checked))
+    orientation = stored(
+        "Qt::Orientation", "orientation", QtCore.Qt.Horizontal, lambda self: self._show_arrow(self.checked)
+    )
 
     def _show_arrow(self, expanded: bool) -> None:
         mirrored = expanded and self.mirrorOnExpand

@@ -1,5 +1,5 @@
-"""How the stand-in writes a Qt class of CTK's or Slicer's in Python: signals by signature, Qt properties by C++ type, state
-kept apart from what users may set, and registration with the module, the .ui loader and the strict filter.
+"""How the stand-in writes a Qt class of CTK's or Slicer's in Python: signals by signature, Qt properties by C++ type,
+state kept apart from what users may set, and registration with the module, the .ui loader and the strict filter.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 from PySide6 import QtCore, QtGui, QtWidgets
 
 from . import names, pythonqt
+from .signals import SignalAttribute
 from .uiloader import widget_classes
 
 _PYTHON_TYPES: dict[str, Any] = {
@@ -84,7 +85,7 @@ def offered(module: str, signals: tuple[str, ...] = ()) -> Callable[[type], type
         cls._signals = signals  # type: ignore[attr-defined]
         for signature in signals:
             name = signature.partition("(")[0]
-            setattr(cls, name, pythonqt.SignalAttribute(name))
+            setattr(cls, name, SignalAttribute(name))
         assert names.members(cls.__name__) is not None, f"{cls.__name__} is in no description of a real Slicer"
         classes[module][cls.__name__] = cls
         if issubclass(cls, QtWidgets.QWidget):

@@ -12,14 +12,16 @@ from PySide6 import QtCore
 
 from .declare import offered
 
-# File type -> (class of the node, class of its storage node, endings), for types that one storage node reads.
-_SIMPLE = {
-    "TransformFile": ("vtkMRMLTransformNode", "vtkMRMLTransformStorageNode", (".tfm", ".h5", ".mat", ".txt")),
-    "TableFile": ("vtkMRMLTableNode", "vtkMRMLTableStorageNode", (".tsv", ".csv", ".txt")),
-    "TextFile": ("vtkMRMLTextNode", "vtkMRMLTextStorageNode", (".txt", ".xml", ".json")),
-    "ModelFile": ("vtkMRMLModelNode", "vtkMRMLModelStorageNode", (".vtk", ".vtp", ".stl", ".obj", ".ply")),
-    "ColorTableFile": ("vtkMRMLColorTableNode", "vtkMRMLColorTableStorageNode", (".ctbl", ".txt", ".csv")),
-    "MarkupsFile": ("vtkMRMLMarkupsNode", "vtkMRMLMarkupsJsonStorageNode", (".mrk.json", ".json")),
+# File type -> class of the nodes that are written as it.
+_NODE_CLASSES = {
+    "TransformFile": "vtkMRMLTransformNode",
+    "TableFile": "vtkMRMLTableNode",
+    "TextFile": "vtkMRMLTextNode",
+    "ModelFile": "vtkMRMLModelNode",
+    "ColorTableFile": "vtkMRMLColorNode",
+    "MarkupsFile": "vtkMRMLMarkupsNode",
+    "SegmentationFile": "vtkMRMLSegmentationNode",
+    "VolumeFile": "vtkMRMLVolumeNode",
 }
 _ENDINGS = {
     ".mrml": "SceneFile", ".mrb": "SceneFile", ".seg.nrrd": "SegmentationFile", ".seg.nhdr": "SegmentationFile",
@@ -46,12 +48,7 @@ class qSlicerCoreIOManager(QtCore.QObject):
 
     def fileWriterFileType(self, node: Any, format: str = "") -> str:
         """Returns the type of file in which a node is written."""
-        for kind, (class_name, _, _) in _SIMPLE.items():
-            if node.IsA(class_name):
-                return kind
-        if node.IsA("vtkMRMLSegmentationNode"):
-            return "SegmentationFile"
-        return "VolumeFile" if node.IsA("vtkMRMLVolumeNode") else "NodeFile"
+        return next((kind for kind, class_name in _NODE_CLASSES.items() if node.IsA(class_name)), "NodeFile")
 
     def loadNodes(self, fileType: str, properties: dict, loadedNodes: Any = None, userMessages: Any = None) -> bool:
         """Loads a file into the scene.
@@ -72,8 +69,10 @@ class qSlicerCoreIOManager(QtCore.QObject):
             nodes = self._load_volume(path, properties)
         elif fileType == "SegmentationFile":
             nodes = self._load_segmentation(path, properties, userMessages)
-        elif fileType in _SIMPLE:
-            nodes = self._load_simple(fileType, path, properties, userMessages)
+        elif fileType == "TextFile":
+            nodes = self._load_text(path, userMessages)
+        elif fileType in _NODE_CLASSES:
+            nodes = self._load_with_logic(fileType, path, properties, userMessages)
         else:
             if userMessages is not None:
                 userMessages.AddMessage(vtk.vtkCommand.ErrorEvent, f"No reader is known for {path} ({fileType})")
@@ -122,29 +121,34 @@ class qSlicerCoreIOManager(QtCore.QObject):
         )
         return None if node is None else [node]
 
-    def _load_simple(self, kind: str, path: str, properties: dict, messages: Any) -> list | None:
-        class_name, storage_class, _ = _SIMPLE[kind]
-        scene = slicer.mrmlScene
-        storage = getattr(slicer, storage_class)()
-        storage.SetFileName(path)
-        if kind == "MarkupsFile":
-            node = storage.CreateMarkupsNodeFromFile(path) if hasattr(storage, "CreateMarkupsNodeFromFile") else None
-            return None if node is None else [node]
+    def _load_with_logic(self, kind: str, path: str, properties: dict, messages: Any) -> list | None:
+        """Files whose module's logic reads them."""
+        scene, modules = slicer.mrmlScene, slicer.modules
         if kind == "TransformFile":
-            storage.SetScene(scene)
-            node = storage.CreateTransformNode(path) if hasattr(storage, "CreateTransformNode") else None
-            node = node or scene.AddNewNodeByClass(class_name)
+            node = modules.transforms.logic().AddTransform(path, scene)
+        elif kind == "ModelFile":
+            node = modules.models.logic().AddModel(path)
+        elif kind == "TableFile":
+            node = modules.tables.logic().AddTable(path, properties.get("name", ""))
+        elif kind == "ColorTableFile":
+            node = modules.colors.logic().LoadColorFile(path, properties.get("name", _base_name(path)), messages)
         else:
-            node = scene.AddNewNodeByClass(class_name)
-        scene.AddNode(storage)
-        node.SetName(scene.GetUniqueNameByString(properties.get("name", _base_name(path))))
-        if not os.path.isfile(path) or not storage.ReadData(node):
+            found = modules.markups.logic().LoadMarkups(path, properties.get("name", ""), messages)
+            return [scene.GetNodeByID(name) for name in found.split(",")] if found else None
+        return None if node is None else [node]
+
+    def _load_text(self, path: str, messages: Any) -> list | None:
+        scene = slicer.mrmlScene
+        storage = scene.AddNewNodeByClass("vtkMRMLTextStorageNode")
+        node = scene.AddNewNodeByClass("vtkMRMLTextNode", scene.GetUniqueNameByString(_base_name(path)))
+        node.SetAndObserveStorageNodeID(storage.GetID())
+        storage.SetFileName(path)
+        if storage.ReadData(node) != 1:
+            if messages is not None:
+                messages.AddMessages(storage.GetUserMessages())
             scene.RemoveNode(node)
             scene.RemoveNode(storage)
             return None
-        node.SetAndObserveStorageNodeID(storage.GetID())
-        if hasattr(node, "CreateDefaultDisplayNodes"):
-            node.CreateDefaultDisplayNodes()
         return [node]
 
     def saveNodes(self, fileType: str, parameters: dict, userMessages: Any = None) -> bool:
@@ -158,7 +162,12 @@ class qSlicerCoreIOManager(QtCore.QObject):
         Returns:
             Whether it worked.
         """
-        path = os.fspath(parameters["fileName"])
+        path = parameters["fileName"]
+        if not isinstance(path, str) or not path:
+            # Qt takes no pathlib.Path for a string: qSlicerCoreIOManager::saveNodes refuses it.
+            print('saveNodes failed: "fileName" must be included as a string parameter.')
+            return False
+        os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
         scene = slicer.mrmlScene
         if fileType == "SceneFile":
             if path.lower().endswith(".mrb"):
@@ -168,8 +177,8 @@ class qSlicerCoreIOManager(QtCore.QObject):
                 return bool(scene.Commit())
             return bool(slicer.app.applicationLogic().SaveSceneToSlicerDataBundleDirectory(path, None))
         node = scene.GetNodeByID(parameters["nodeID"])
-        if node is None or not node.AddDefaultStorageNode():
-            return False
+        if node is None or not node.AddDefaultStorageNode() or node.GetStorageNode() is None:
+            return False  # a short text, for example, is stored in the scene and in no file of its own
         storage = node.GetStorageNode()
         storage.SetFileName(path)
         if "useCompression" in parameters:

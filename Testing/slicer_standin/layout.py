@@ -1,5 +1,5 @@
-"""The main window's views: qSlicerLayoutManager with slice, 3D, table and plot widgets, and qSlicerMainWindow. Nothing is
-rendered; the nodes and the slice logics are real.
+"""The main window's views: qSlicerLayoutManager with slice, 3D, table and plot widgets, and qSlicerMainWindow. Nothing
+is rendered; the nodes and the slice logics are real.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import slicer
 from PySide6 import QtCore, QtWidgets
 
 from .declare import offered, state
-from .pythonqt import emit
 from .qmrml_nodes import qMRMLWidget
+from .signals import emit
 
 
 @offered("slicer")

@@ -42,7 +42,8 @@ def _import(path: Path) -> Any:
         if folder not in sys.path:
             sys.path.insert(0, folder)
     spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None, f"{path} is not a Python file"
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module
     spec.loader.exec_module(module)
@@ -52,8 +53,8 @@ def _import(path: Path) -> Any:
 def load_module(path: str | Path, enter: bool = True) -> tuple[Any, Any]:
     """Loads a scripted module's file.
 
-    The file is imported under its own name, with its folder and the folder above on sys.path; its class is given a parent
-    to fill in; its widget is built in a widget with a layout and the scene, set up and entered.
+    The file is imported under its own name, with its folder and the folder above on sys.path; its class is given a
+    parent to fill in; its widget is built in a widget with a layout and the scene, set up and entered.
 
     Args:
         path: the module's .py file.

@@ -1,6 +1,7 @@
-"""What a real Slicer offers, name by name: reads names.json.gz (written by make_names.py from the description of a running
-Slicer) and answers what the strict filter asks. A class that the description lists without members was never constructed
-there; what such a class may offer is written down in ``UNCONSTRUCTED``, after the class's header in Slicer's sources.
+"""What a real Slicer offers, name by name: reads names.json.gz (written by make_names.py from the description of a
+running Slicer) and answers what the strict filter asks. A class that the description lists without members was never
+constructed there; what such a class may offer is written down in ``UNCONSTRUCTED``, after the class's header in
+Slicer's sources.
 """
 
 from __future__ import annotations
@@ -33,40 +34,100 @@ UNCONSTRUCTED: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "qMRMLTextWidget": {
         "qSlicerWidget": (
-            "mrmlTextNode", "setMRMLTextNode", "mrmlNode", "setMRMLNode", "mrmlNodeChanged", "readOnly", "setReadOnly",
-            "readOnlyChanged", "autoSave", "editing", "wordWrap", "textEditWidget",
+            "mrmlTextNode",
+            "setMRMLTextNode",
+            "mrmlNode",
+            "setMRMLNode",
+            "mrmlNodeChanged",
+            "readOnly",
+            "setReadOnly",
+            "readOnlyChanged",
+            "autoSave",
+            "editing",
+            "wordWrap",
+            "textEditWidget",
         )
-    },  # fmt: skip
+    },
     "qMRMLThreeDView": {
         "QWidget": ("scheduleRender", "forceRender", "resetFocalPoint", "resetCamera", "mrmlViewNode", "cameraNode")
     },
     "qMRMLThreeDWidget": {"qMRMLWidget": ("threeDView", "mrmlViewNode", "viewLogic")},
     "qSlicerCoreIOManager": {
         "QObject": (
-            "allReadableFileExtensions", "allWritableFileExtensions", "fileType", "fileTypes", "fileWriterFileType",
-            "loadNodes", "loadFile", "loadScene", "saveNodes", "addDefaultStorageNodes",
+            "allReadableFileExtensions",
+            "allWritableFileExtensions",
+            "fileType",
+            "fileTypes",
+            "fileWriterFileType",
+            "loadNodes",
+            "loadFile",
+            "loadScene",
+            "saveNodes",
+            "addDefaultStorageNodes",
         )
-    },  # fmt: skip
+    },
     "qSlicerIOManager": {"qSlicerCoreIOManager": ("openAddDataDialog", "openSaveDataDialog")},
     "qSlicerLayoutManager": {
         "QObject": (
-            "activeMRMLThreeDViewNode", "activeThreeDRenderer", "layout", "layoutLogic", "mrmlScene", "mrmlSliceLogics",
-            "mrmlViewLogics", "plotViewCount", "plotWidget", "pauseRender", "resumeRender", "resetSliceViews",
-            "resetThreeDViews", "setLayout", "sliceViewNames", "sliceWidget", "tableViewCount", "tableWidget",
-            "threeDViewCount", "threeDWidget", "viewport", "setViewport", "layoutChanged", "setMRMLScene",
+            "activeMRMLThreeDViewNode",
+            "activeThreeDRenderer",
+            "layout",
+            "layoutLogic",
+            "mrmlScene",
+            "mrmlSliceLogics",
+            "mrmlViewLogics",
+            "plotViewCount",
+            "plotWidget",
+            "pauseRender",
+            "resumeRender",
+            "resetSliceViews",
+            "resetThreeDViews",
+            "setLayout",
+            "sliceViewNames",
+            "sliceWidget",
+            "tableViewCount",
+            "tableWidget",
+            "threeDViewCount",
+            "threeDWidget",
+            "viewport",
+            "setViewport",
+            "layoutChanged",
+            "setMRMLScene",
         )
-    },  # fmt: skip
+    },
     "qSlicerModuleManager": {
         "QObject": ("module", "modulesNames", "factoryManager", "moduleAboutToBeUnloaded", "moduleLoaded")
     },
     "qSlicerScriptedLoadableModule": {
         "QObject": (
-            "title", "name", "categories", "contributors", "helpText", "acknowledgementText", "icon", "path", "hidden",
-            "dependencies", "index", "widgetRepresentationCreationEnabled", "associatedNodeTypes", "logic",
-            "widgetRepresentation", "createNewWidgetRepresentation", "mrmlScene", "setMRMLScene", "appLogic", "self",
-            "isHidden", "isInstalled", "isBuiltIn", "setPythonSource", "pythonSource", "slicerVersion",
+            "title",
+            "name",
+            "categories",
+            "contributors",
+            "helpText",
+            "acknowledgementText",
+            "icon",
+            "path",
+            "hidden",
+            "dependencies",
+            "index",
+            "widgetRepresentationCreationEnabled",
+            "associatedNodeTypes",
+            "logic",
+            "widgetRepresentation",
+            "createNewWidgetRepresentation",
+            "mrmlScene",
+            "setMRMLScene",
+            "appLogic",
+            "self",
+            "isHidden",
+            "isInstalled",
+            "isBuiltIn",
+            "setPythonSource",
+            "pythonSource",
+            "slicerVersion",
         )
-    },  # fmt: skip
+    },
     "qSlicerScriptedLoadableModuleWidget": {
         "qSlicerWidget": ("self", "setPythonSource", "pythonSource", "module", "moduleName", "enter", "exit")
     },
@@ -82,7 +143,7 @@ def _data() -> dict:
 
 
 def listed_classes(module: str) -> dict:
-    """Returns class name -> description (None where the class was never constructed) of ``qt``, ``ctk`` or ``slicer``."""
+    """Returns class name -> description, None where the class was never constructed, of ``qt``, ``ctk``, ``slicer``."""
     return _data()["classes"][module]
 
 
@@ -111,7 +172,9 @@ def members(name: str) -> frozenset[str] | None:
 
 
 def signals(name: str) -> list[str]:
-    """Returns the signatures of the class's signals in the order of its meta object; the first of a name is its default."""
+    """Returns the signatures of the class's signals in the order of its meta object; the first of a name is its
+    default.
+    """
     description = _find(name)
     return description["signals"] if description else []
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from PySide6 import QtCore, QtGui, QtWidgets
 
-from .pythonqt import raw
+from .originals import raw
 
 
 def ensure_fonts() -> None:
@@ -23,7 +23,9 @@ def ensure_fonts() -> None:
     try:
         import matplotlib
     except ImportError as error:
-        raise RuntimeError("Text cannot be drawn: install the system's package fonts-dejavu-core, or matplotlib.") from error
+        raise RuntimeError(
+            "Text cannot be drawn: install the system's package fonts-dejavu-core, or matplotlib."
+        ) from error
     for font in sorted((Path(matplotlib.get_data_path()) / "fonts" / "ttf").glob("DejaVuSans*.ttf")):
         QtGui.QFontDatabase.addApplicationFont(str(font))
     QtWidgets.QApplication.setFont(QtGui.QFont("DejaVu Sans", 9))

@@ -11,8 +11,8 @@ from PySide6 import QtCore, QtGui, QtWidgets
 from .ctk_choices import ctkCheckableComboBox, ctkComboBox
 from .ctk_sections import ctkCollapsibleButton
 from .declare import offered, prop, state, stored
-from .pythonqt import emit
 from .scene_events import SceneWatcher
+from .signals import emit
 
 
 class HoldsScene:
@@ -170,7 +170,9 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
             return False
         types = self.nodeTypes
         if types:
-            named = [name for name in types if (node.IsA(name) if self.showChildNodeTypes else node.GetClassName() == name)]
+            named = [
+                name for name in types if (node.IsA(name) if self.showChildNodeTypes else node.GetClassName() == name)
+            ]
             if not named or any(node.IsA(name) for name in self.hideChildNodeTypes):
                 return False
         for (node_type, name), value in state(self).attributes.items():
@@ -199,7 +201,9 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
     def _node_added(self, node: Any) -> None:
         if not self._matches(node):
             return
-        alone = not (self.noneEnabled or self.addEnabled or self.removeEnabled or self.editEnabled or self.renameEnabled)
+        alone = not (
+            self.noneEnabled or self.addEnabled or self.removeEnabled or self.editEnabled or self.renameEnabled
+        )
         self._fill()
         emit(self, "nodeAdded(vtkMRMLNode*)", node)
         # Qt selects the first row of a combo box that was empty; entries such as "Create new" keep it from being empty.
@@ -330,7 +334,9 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
         scene = self.mrmlScene()
         node = scene.CreateNodeByClass(nodeType)
         node.UnRegister(None)
-        base = state(self).base_names.get(nodeType, "") or (node.GetDefaultNodeNamePrefix() if not node.GetName() else "")
+        base = state(self).base_names.get(nodeType, "") or (
+            node.GetDefaultNodeNamePrefix() if not node.GetName() else ""
+        )
         if base:
             node.SetName(scene.GetUniqueNameByString(base))
         for (_, name), value in state(self).attributes.items():
@@ -379,7 +385,9 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
             self.setCurrentNode(node)
             emit(self, "nodeAddedByUserAction(vtkMRMLNode*)", node)
         else:
-            {"DELETE": self.removeCurrentNode, "EDIT": self.editCurrentNode, "RENAME": self.renameCurrentNode}[command]()
+            {"DELETE": self.removeCurrentNode, "EDIT": self.editCurrentNode, "RENAME": self.renameCurrentNode}[
+                command
+            ]()
 
 
 @offered("slicer")

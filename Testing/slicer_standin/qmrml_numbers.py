@@ -9,10 +9,11 @@ from typing import Any
 import slicer
 from PySide6 import QtWidgets
 
-from .ctk_numbers import ctkCoordinatesWidget, ctkDoubleSpinBox, ctkRangeWidget, ctkSliderWidget
+from .ctk_numbers import ctkCoordinatesWidget, ctkDoubleSpinBox, ctkSliderWidget
+from .ctk_ranges import ctkRangeWidget
 from .declare import offered, prop, state, stored
-from .pythonqt import emit
 from .qmrml_nodes import HoldsScene
+from .signals import emit
 
 
 class _Quantity(HoldsScene):
@@ -143,7 +144,9 @@ class qMRMLVolumeThresholdWidget(QtWidgets.QWidget):
             display.SetAutoThreshold(int(mode) == self.Auto)
         emit(self, "autoThresholdValueChanged(int)", int(mode))
 
-    autoThreshold = prop("int", lambda self: state(self).mode.currentIndex, lambda self, value: self.setAutoThreshold(value))
+    autoThreshold = prop(
+        "int", lambda self: state(self).mode.currentIndex, lambda self, value: self.setAutoThreshold(value)
+    )
     lowerThreshold = prop(
         "double", lambda self: state(self).range.minimumValue, lambda self, value: self.setLowerThreshold(value)
     )

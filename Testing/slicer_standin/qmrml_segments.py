@@ -1,4 +1,6 @@
-"""Slicer's widgets for segmentations: qMRMLSegmentSelectorWidget, qMRMLSegmentsTableView, qMRMLSegmentationShow3DButton."""
+"""Slicer's widgets for segmentations: qMRMLSegmentSelectorWidget, qMRMLSegmentsTableView,
+qMRMLSegmentationShow3DButton.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +12,9 @@ from PySide6 import QtCore, QtGui, QtWidgets
 from .ctk_choices import ctkCheckableComboBox
 from .ctk_sections import ctkMenuButton
 from .declare import offered, prop, state, stored
-from .pythonqt import emit
 from .qmrml_nodes import qMRMLNodeComboBox, qMRMLWidget
 from .scene_events import NodeObserver
+from .signals import emit
 
 _CLOSED_SURFACE = "Closed surface"
 
@@ -44,7 +46,11 @@ class qMRMLSegmentSelectorWidget(qMRMLWidget):
     def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
         super().__init__(parent)
         own = state(self)
-        own.nodes, own.segment, own.several = qMRMLNodeComboBox(self), QtWidgets.QComboBox(self), ctkCheckableComboBox(self)
+        own.nodes, own.segment, own.several = (
+            qMRMLNodeComboBox(self),
+            QtWidgets.QComboBox(self),
+            ctkCheckableComboBox(self),
+        )
         own.message, own.current, own.selected = QtWidgets.QLabel(self), "", ()
         own.observer = NodeObserver(self, self._fill)
         own.nodes.nodeTypes = ("vtkMRMLSegmentationNode",)

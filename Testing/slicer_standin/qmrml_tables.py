@@ -11,9 +11,9 @@ from PySide6 import QtCore, QtGui, QtWidgets
 
 from .ctk_choices import ctkComboBox
 from .declare import offered, state, stored
-from .pythonqt import emit
 from .qmrml_nodes import HoldsScene, qMRMLWidget, qSlicerWidget
 from .scene_events import NodeObserver, SceneWatcher
+from .signals import emit
 
 
 @offered("slicer", ("mrmlSceneChanged(vtkMRMLScene*)", "selectionChanged()"))
@@ -126,10 +126,16 @@ class qMRMLPlotView(HoldsScene, QtWidgets.QWidget):
             y = [table.GetValueByName(row, node.GetYColumnName()).ToDouble() for row in range(table.GetNumberOfRows())]
             has_x = bool(node.GetXColumnName()) and table.GetColumnByName(node.GetXColumnName()) is not None
             names = [table.GetValueByName(row, node.GetXColumnName()) for row in range(len(y))] if has_x else []
-            x = [name.ToDouble() for name in names] if node.IsXColumnRequired() and has_x else list(map(float, range(len(y))))
-            labels = [table.GetValueByName(row, node.GetLabelColumnName()).ToString() for row in range(len(y))] if (
-                node.GetLabelColumnName()
-            ) else []
+            x = (
+                [name.ToDouble() for name in names]
+                if node.IsXColumnRequired() and has_x
+                else list(map(float, range(len(y))))
+            )
+            labels = (
+                [table.GetValueByName(row, node.GetLabelColumnName()).ToString() for row in range(len(y))]
+                if (node.GetLabelColumnName())
+                else []
+            )
             found.append((node, x, y, labels))
         return found
 

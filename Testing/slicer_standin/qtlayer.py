@@ -1,5 +1,5 @@
-"""The module ``qt`` as Slicer's PythonQt offers it: PySide6's classes, changed by pythonqt.py, cut to what the description
-lists, with the few methods that Qt 5 or PythonQt has and PySide6 has not.
+"""The module ``qt`` as Slicer's PythonQt offers it: PySide6's classes, changed by pythonqt.py, cut to what the
+description lists, with the few methods that Qt 5 or PythonQt has and PySide6 has not.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ from typing import Any
 import shiboken6
 from PySide6 import QtCore, QtGui, QtWidgets
 
-from . import names, pythonqt
+from . import names, originals, pythonqt, signals
 from .uiloader import UiLoader
 
-# A dialog that waits for a click would stop a test for good. Tests put the answers here, first in, first out: a value to
-# return, or a callable that gets the dialog and returns the value.
+# A dialog that waits for a click would stop a test for good. Tests put the answers here, first in, first out: a value
+# to return, or a callable that gets the dialog and returns the value.
 dialog_answers: list[Any] = []
 
 
 def _class_name(self: Any) -> str:
     if isinstance(self, QtCore.QObject) and type(self).__module__.startswith("PySide6"):
-        return pythonqt.raw(QtCore.QObject, "metaObject")(self).className()
+        return originals.raw(QtCore.QObject, "metaObject")(self).className()
     return next(cls.__name__ for cls in type(self).__mro__ if pythonqt.is_cpp_class(cls))
 
 
@@ -39,7 +39,7 @@ def _help(self: Any) -> None:
 def _find_children(self: Any, type_: Any = None, name: str = "") -> list:
     """QObject.findChildren of PythonQt: the type is a class or its name; the name "" matches any."""
     found = []
-    for child in pythonqt.raw(QtCore.QObject, "children")(self):
+    for child in originals.raw(QtCore.QObject, "children")(self):
         matches = type_ is None or (_inherits(child, type_) if isinstance(type_, str) else isinstance(child, type_))
         if matches and (not name or child.objectName == name):
             found.append(child)
@@ -81,12 +81,12 @@ def _execute_menu(self: QtWidgets.QMenu, *position: Any) -> Any:
 
 def _write(self: QtCore.QIODevice, data: Any) -> int:
     """QIODevice.write of PythonQt takes text as well."""
-    return pythonqt.raw(QtCore.QProcess, "write")(self, data.encode() if isinstance(data, str) else data)
+    return originals.raw(QtCore.QProcess, "write")(self, data.encode() if isinstance(data, str) else data)
 
 
 def _error_string(self: QtCore.QProcess) -> str:
     # Qt 6 names the call that failed "execve", or puts another prefix before the system's words; Qt 5 said execvp.
-    text = pythonqt.raw(QtCore.QProcess, "errorString")(self)
+    text = originals.raw(QtCore.QProcess, "errorString")(self)
     cause = text.rpartition(": ")[2]
     return f"execvp: {cause}" if cause == "No such file or directory" else text
 
@@ -103,10 +103,10 @@ def _single_shot(milliseconds: int, *target: Any) -> None:
     timer.setInterval(milliseconds)
 
     def fire() -> None:
-        pythonqt.call_slot(target[-1], ())
+        signals.call_slot(target[-1], ())
         timer.deleteLater()
 
-    pythonqt.connect_signal(timer, "timeout()", fire)
+    signals.connect_signal(timer, "timeout()", fire)
     timer.start()
 
 
@@ -124,7 +124,12 @@ def _extend_qt() -> None:
     """Adds what PythonQt has and PySide6 has not."""
     obj = QtCore.QObject
     for cls in pythonqt.qt_classes():
-        for name, function in {"className": _class_name, "inherits": _inherits, "delete": _delete, "help": _help}.items():
+        for name, function in {
+            "className": _class_name,
+            "inherits": _inherits,
+            "delete": _delete,
+            "help": _help,
+        }.items():
             if cls.__base__.__module__ == "Shiboken" or name in vars(cls):
                 setattr(cls, name, function)
     obj.findChildren = _find_children

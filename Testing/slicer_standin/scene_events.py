@@ -12,7 +12,8 @@ import vtk
 
 
 class SceneWatcher:
-    """Tells a widget of nodes that come and go, one by one, and at the end of a batch (loading or closing a scene) once.
+    """Tells a widget of nodes that come and go, one by one, and at the end of a batch (loading or closing a scene)
+    once.
 
     Args:
         widget: the widget for which the calls are made; they end with it.

@@ -38,7 +38,9 @@ class ScriptedLoadableModule:
 
     def getDefaultModuleDocumentationLink(self, docPage: str | None = None) -> str:
         """Returns a paragraph of help text that links to the module's documentation."""
-        url = slicer.app.documentationBaseUrl + docPage if docPage else slicer.app.moduleDocumentationUrl(self.moduleName)
+        url = (
+            slicer.app.documentationBaseUrl + docPage if docPage else slicer.app.moduleDocumentationUrl(self.moduleName)
+        )
         return f'<p>For more information, see the <a href="{url}">online documentation</a>.</p>'
 
     def runTest(self, msec: int = 100, **kwargs: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import unittest
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy
 import SimpleITK as sitk
@@ -17,7 +17,7 @@ from vtk.util import numpy_support
 class i18n:
     """Members of slicer.i18n."""
 
-    FILEPATH_TO_CONTEXT: dict[str, str] = {}
+    FILEPATH_TO_CONTEXT: ClassVar[dict[str, str]] = {}
 
     @staticmethod
     def getContext(sourceFile: str) -> str:
@@ -74,7 +74,7 @@ class sitkUtils:
         """Returns the voxels as vtkImageData with neither origin nor spacing; the node has those."""
         array = sitk.GetArrayFromImage(img)
         image = vtk.vtkImageData()
-        image.SetDimensions(*(list(img.GetSize()) + [1])[:3])
+        image.SetDimensions(*[*img.GetSize(), 1][:3])
         components = img.GetNumberOfComponentsPerPixel()
         flat = array.reshape(-1, components) if components > 1 else array.ravel()
         image.GetPointData().SetScalars(numpy_support.numpy_to_vtk(flat, deep=deep))
@@ -86,7 +86,9 @@ class sitkUtils:
         scalars = numpy_support.vtk_to_numpy(vtkimg.GetPointData().GetScalars())
         shape = tuple(reversed(vtkimg.GetDimensions()))
         vector = scalars.ndim > 1
-        image = sitk.GetImageFromArray(scalars.reshape(*shape, -1) if vector else scalars.reshape(shape), isVector=vector)
+        image = sitk.GetImageFromArray(
+            scalars.reshape(*shape, -1) if vector else scalars.reshape(shape), isVector=vector
+        )
         matrix = vtkimg.GetDirectionMatrix()
         own = [matrix.GetElement(row, column) for row in range(3) for column in range(3)]
         image.SetSpacing(vtkimg.GetSpacing() if spacing is None else spacing)
@@ -96,7 +98,10 @@ class sitkUtils:
 
     @staticmethod
     def PushVolumeToSlicer(
-        sitkimage: sitk.Image, targetNode: Any = None, name: str | None = None, className: str = "vtkMRMLScalarVolumeNode"
+        sitkimage: sitk.Image,
+        targetNode: Any = None,
+        name: str | None = None,
+        className: str = "vtkMRMLScalarVolumeNode",
     ) -> Any:
         """Puts an image into a volume node, which is made if none is given."""
         if targetNode is None:

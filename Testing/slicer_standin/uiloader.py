@@ -1,5 +1,5 @@
-"""Loads .ui files made for Slicer: QUiLoader with the stand-in's ctk and qMRML classes, and the file's connections made in
-Python, because Qt knows neither the signals nor the slots of these classes.
+"""Loads .ui files made for Slicer: QUiLoader with the stand-in's ctk and qMRML classes, and the file's connections made
+in Python, because Qt knows neither the signals nor the slots of these classes.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import Any
 
 from PySide6 import QtCore, QtUiTools, QtWidgets
 
-from . import pythonqt
+from . import originals, pythonqt, signals
 
 # Class name in a .ui file -> the class; ctk and qMRML classes register themselves here.
 widget_classes: dict[str, type] = {}
@@ -17,7 +17,7 @@ widget_classes: dict[str, type] = {}
 
 def _connect(root: QtWidgets.QWidget, connection: ElementTree.Element) -> None:
     def widget(name: str) -> Any:
-        if pythonqt.raw(QtCore.QObject, "objectName")(root) == name:
+        if originals.raw(QtCore.QObject, "objectName")(root) == name:
             return root
         found = root.findChild(QtCore.QObject, name)
         if found is None:
@@ -33,7 +33,7 @@ def _connect(root: QtWidgets.QWidget, connection: ElementTree.Element) -> None:
     def call(*arguments: Any) -> None:
         getattr(receiver, slot_name)(*arguments[:count])
 
-    if not pythonqt.connect_signal(widget(text["sender"]), text["signal"], call):
+    if not signals.connect_signal(widget(text["sender"]), text["signal"], call):
         raise RuntimeError(f"The .ui file names the signal {text['signal']} of {text['sender']}, which does not exist")
 
 

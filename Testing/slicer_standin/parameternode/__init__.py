@@ -1,5 +1,5 @@
-"""``slicer.parameterNodeWrapper``: PyPI's slicer-core lacks it. Written after Slicer's interface and stored form; none of
-its code is Slicer's.
+"""``slicer.parameterNodeWrapper``: PyPI's slicer-core lacks it. Written after Slicer's interface and stored form; none
+of its code is Slicer's.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Reads type annotations for ``slicer.parameterNodeWrapper``: Annotated[...] apart, Default, node types, dotted names."""
+"""Type annotations for ``slicer.parameterNodeWrapper``: Annotated[...] apart, Default, node types, dotted names."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from PySide6 import QtGui, QtWidgets
 
-from .. import ctk_choices, ctk_numbers, ctk_sections, qmrml_nodes, qmrml_numbers
+from .. import ctk_choices, ctk_numbers, ctk_ranges, ctk_sections, qmrml_nodes, qmrml_numbers
 from . import validators
 from .annotations import (
     Decimals,
@@ -229,7 +229,9 @@ class _Numbers(_OneWidget):
     def _prepare(self) -> None:
         low, high = self._limits()
         if type(self._widget) in self.needs_limits and (low is None or high is None):
-            raise RuntimeError(f"Cannot have a connection to {type(self._widget).__name__} where the type is unbounded.")
+            raise RuntimeError(
+                f"Cannot have a connection to {type(self._widget).__name__} where the type is unbounded."
+            )
         step = self._annotation(SingleStep)
         if step is not None:
             self._widget.singleStep = step.value
@@ -252,8 +254,8 @@ class QDoubleSpinBoxCtkSliderWidgetToFloatIntConnector(_Numbers):
     """float or int in the number widgets of Qt, CTK and Slicer."""
 
     widgets = (
-        QtWidgets.QDoubleSpinBox, ctk_numbers.ctkSliderWidget, qmrml_numbers.qMRMLSliderWidget, ctk_numbers.ctkDoubleSlider,
-        ctk_numbers.ctkDoubleSpinBox, qmrml_numbers.qMRMLSpinBox,
+        QtWidgets.QDoubleSpinBox, ctk_numbers.ctkSliderWidget, qmrml_numbers.qMRMLSliderWidget,
+        ctk_numbers.ctkDoubleSlider, ctk_numbers.ctkDoubleSpinBox, qmrml_numbers.qMRMLSpinBox,
     )  # fmt: skip
     types = (float, int)
     needs_limits = (ctk_numbers.ctkSliderWidget, qmrml_numbers.qMRMLSliderWidget)
@@ -371,13 +373,13 @@ class QTextEditPlainTextToStrConnector(_OneWidget):
 class ctkRangeWidgetToRangeConnector(_OneWidget):
     """FloatRange in the range widgets."""
 
-    widgets = (ctk_numbers.ctkRangeWidget, ctk_numbers.ctkDoubleRangeSlider, qmrml_numbers.qMRMLRangeWidget)
+    widgets = (ctk_ranges.ctkRangeWidget, ctk_ranges.ctkDoubleRangeSlider, qmrml_numbers.qMRMLRangeWidget)
     types = (FloatRange,)
     signal = "valuesChanged"
 
     def _prepare(self) -> None:
         decimals, step = self._annotation(Decimals), self._annotation(SingleStep)
-        if decimals is not None and not isinstance(self._widget, ctk_numbers.ctkDoubleRangeSlider):
+        if decimals is not None and not isinstance(self._widget, ctk_ranges.ctkDoubleRangeSlider):
             self._widget.decimals = decimals.value
         if step is not None:
             self._widget.singleStep = step.value
@@ -497,7 +499,8 @@ class WidgetChildrenToParameterPackConnector(GuiConnector):
         self._widget, self._type = widget, unannotatedType(datatype)
         children = pack_widgets(widget)
         self._members = {
-            name: createGuiConnector(children[name], self._type.dataType(name)) for name in nestedParameterNames(self._type)
+            name: createGuiConnector(children[name], self._type.dataType(name))
+            for name in nestedParameterNames(self._type)
         }
 
     def _connect(self) -> None:

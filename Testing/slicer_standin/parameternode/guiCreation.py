@@ -8,7 +8,7 @@ from typing import Any
 
 from PySide6 import QtWidgets
 
-from .. import ctk_choices, ctk_numbers, ctk_sections, qmrml_nodes
+from .. import ctk_choices, ctk_numbers, ctk_ranges, ctk_sections, qmrml_nodes
 from . import guiConnectors, validators, wrapper
 from .annotations import Label, findFirstAnnotation, isNodeOrUnionOfNodes, splitAnnotations, unannotatedType
 from .pack import FloatRange, isParameterPack
@@ -20,7 +20,7 @@ class GuiCreator(abc.ABC):
     @staticmethod
     @abc.abstractmethod
     def representationValue(datatype: Any) -> int:
-        """Returns from 0 (not at all) to 100 how well the widget of this creator represents a type; built in: up to 90."""
+        """Returns from 0 (not at all) to 100 how well this creator's widget represents a type; built in: up to 90."""
 
     @staticmethod
     @abc.abstractmethod
@@ -64,7 +64,8 @@ def _built_in(datatype: Any) -> Any:
     if bare is float:
         return ctk_numbers.ctkSliderWidget() if bounded else QtWidgets.QDoubleSpinBox()
     simple = {
-        bool: QtWidgets.QCheckBox, int: QtWidgets.QSpinBox, str: QtWidgets.QLineEdit, FloatRange: ctk_numbers.ctkRangeWidget,
+        bool: QtWidgets.QCheckBox, int: QtWidgets.QSpinBox, str: QtWidgets.QLineEdit, FloatRange:
+        ctk_ranges.ctkRangeWidget,
     }  # fmt: skip
     if isinstance(bare, type) and bare in simple:
         return simple[bare]()

@@ -1,4 +1,6 @@
-"""``parameterPack``: a class of typed members stored as one parameter, member by member under ``name.member``; FloatRange."""
+"""``parameterPack``: a class of typed members stored as one parameter, member by member under ``name.member``;
+FloatRange.
+"""
 
 from __future__ import annotations
 

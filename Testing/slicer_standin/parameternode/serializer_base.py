@@ -9,6 +9,7 @@ from typing import Any
 from .annotations import splitAnnotations
 from .validators import extractValidators
 
+
 class Serializer(abc.ABC):
     """Base of all serializers, including users'."""
 

@@ -1,5 +1,5 @@
-"""``slicer.parameterNodeWrapper.serializers``: values to text parameters and node references of a vtkMRMLScriptedModuleNode
-and back, in the same form as Slicer stores them, so that scenes can be exchanged.
+"""``slicer.parameterNodeWrapper.serializers``: values to text parameters and node references of a
+vtkMRMLScriptedModuleNode and back, in the same form as Slicer stores them, so that scenes can be exchanged.
 """
 
 from .annotations import splitAnnotations

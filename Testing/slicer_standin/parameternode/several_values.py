@@ -160,7 +160,9 @@ class DictSerializer(Serializer):
         """Returns a serializer; without types, keys and values are stored as typing.Any."""
         if not DictSerializer.canSerialize(type_):
             return None
-        return DictSerializer(*(createSerializerFromAnnotatedType(part) for part in typing.get_args(type_) or (Any, Any)))
+        return DictSerializer(
+            *(createSerializerFromAnnotatedType(part) for part in typing.get_args(type_) or (Any, Any))
+        )
 
     def default(self) -> Any:
         """An empty dict."""

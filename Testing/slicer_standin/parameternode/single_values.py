@@ -9,7 +9,7 @@ from typing import Any
 import slicer
 from PySide6 import QtGui
 
-from ..pythonqt import raw
+from ..originals import raw
 from .serializer_base import Serializer, ValidatedSerializer, parameterNodeSerializer
 from .validators import IsInstance, IsNone, NotNone
 
@@ -57,7 +57,9 @@ class NumberSerializer(_Text):
         """Returns a checked serializer; a float may be given as an int."""
         if not NumberSerializer.canSerialize(type_):
             return None
-        return ValidatedSerializer(NumberSerializer(type_), [NotNone(), IsInstance((int, float) if type_ is float else int)])
+        return ValidatedSerializer(
+            NumberSerializer(type_), [NotNone(), IsInstance((int, float) if type_ is float else int)]
+        )
 
     def default(self) -> Any:
         """Zero."""
@@ -162,7 +164,9 @@ class NodeSerializer(Serializer):
     @staticmethod
     def create(type_: Any) -> Any:
         """Returns a checked serializer; None is allowed."""
-        return ValidatedSerializer(NodeSerializer(), [IsInstance(type_)]) if NodeSerializer.canSerialize(type_) else None
+        return (
+            ValidatedSerializer(NodeSerializer(), [IsInstance(type_)]) if NodeSerializer.canSerialize(type_) else None
+        )
 
     def default(self) -> Any:
         """No node."""
@@ -209,7 +213,11 @@ class EnumSerializer(_Text):
     @staticmethod
     def create(type_: Any) -> Any:
         """Returns a checked serializer."""
-        return ValidatedSerializer(EnumSerializer(type_), [IsInstance(type_)]) if EnumSerializer.canSerialize(type_) else None
+        return (
+            ValidatedSerializer(EnumSerializer(type_), [IsInstance(type_)])
+            if EnumSerializer.canSerialize(type_)
+            else None
+        )
 
     def default(self) -> Any:
         """The first member."""

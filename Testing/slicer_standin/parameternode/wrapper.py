@@ -242,7 +242,9 @@ def _process(cls: type) -> type:
         "disconnectGui": _disconnect_gui,
         "StartModify": lambda self: self.parameterNode.StartModify(),
         "EndModify": lambda self, wasModified: self.parameterNode.EndModify(wasModified),
-        "AddObserver": lambda self, event, callback, priority=0.0: self.parameterNode.AddObserver(event, callback, priority),
+        "AddObserver": lambda self, event, callback, priority=0.0: self.parameterNode.AddObserver(
+            event, callback, priority
+        ),
         "RemoveObserver": lambda self, tag: self.parameterNode.RemoveObserver(tag),
         "Modified": lambda self: self.parameterNode.Modified(),
     }
