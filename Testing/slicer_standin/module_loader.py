@@ -38,9 +38,8 @@ class qSlicerScriptedLoadableModuleWidget(qSlicerWidget):
 
 
 def _import(path: Path) -> Any:
-    for folder in (str(path.parent.parent), str(path.parent)):
-        if folder not in sys.path:
-            sys.path.insert(0, folder)
+    if str(path.parent) not in sys.path:  # a real Slicer adds the module's own folder and no other
+        sys.path.insert(0, str(path.parent))
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
         raise ValueError(f"{path} is not a Python file")
@@ -53,7 +52,7 @@ def _import(path: Path) -> Any:
 def load_module(path: str | Path, enter: bool = True) -> tuple[Any, Any]:
     """Loads a scripted module's file.
 
-    The file is imported under its own name, with its folder and the folder above on sys.path; its class is given a
+    The file is imported under its own name, with its folder on sys.path; its class is given a
     parent to fill in; its widget is built in a widget with a layout and the scene, set up and entered.
 
     Args:
