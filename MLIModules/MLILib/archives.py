@@ -63,7 +63,10 @@ def unpack(archive: Path, into: Path) -> Path:
     except OSError as error:
         if files.is_disk_full(error):
             raise files.disk_full(into) from error
-        raise
+        raise BadInput(
+            f"The zip {archive} cannot be unpacked.", f"{error.strerror} ({error.filename}).",
+            "Unpack it yourself and give the folder.",
+        ) from error  # fmt: skip
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return _bundle_folder(target, archive)
@@ -84,7 +87,7 @@ def _extract(archive: Path, folder: Path) -> None:
                     continue
                 target.parent.mkdir(parents=True, exist_ok=True)
                 room = _copy(zipped, member, target, room, archive)
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError, ValueError) as error:
         raise BadInput(f"The zip {archive} cannot be unpacked.", f"It is damaged ({error}).", _AGAIN) from error
 
 
@@ -98,6 +101,8 @@ def _checked(member: zipfile.ZipInfo, archive: Path) -> PurePosixPath:
     kind = stat.S_IFMT(member.external_attr >> 16)
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
         raise BadInput(f"The zip {archive} was refused: {name!r} is a link or a device, not a file.", _UNSAFE, _AGAIN)
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise BadInput(f"The zip {archive} is packed in an unusual way.", "", "Unpack it yourself and give the folder.")
     if member.flag_bits & 0x1:
         raise BadInput(f"The zip {archive} is encrypted.", "", "Unpack it yourself and give the folder.")
     return path

@@ -20,15 +20,14 @@ background channel (its labels may overlap) gives its channel 0 the number 1. "m
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import allowed, archives, folders, trust, weights
+from . import allowed, archives, bundle_files, folders, trust, weights
 from .building import building, require_monai
-from .errors import BadInput, MissingPackage
+from .bundle_files import REQUIRED_METADATA, REQUIRED_TENSOR, SCHEMA, digest, one_of
+from .errors import BadInput
 from .labels import Label, label
 
 if TYPE_CHECKING:
@@ -36,27 +35,22 @@ if TYPE_CHECKING:
     import monai.transforms
     import torch
 
-#: What MONAI's schema of 2024-07-25 requires of metadata.json; a writer gives all of them.
-REQUIRED_METADATA = (
-    "schema",
-    "version",
-    "monai_version",
-    "pytorch_version",
-    "numpy_version",
-    "required_packages_version",
-    "task",
-    "description",
-    "authors",
-    "copyright",
-    "network_data_format",
-)
-#: What it requires of each input and output in network_data_format.
-REQUIRED_TENSOR = ("type", "format", "num_channels", "spatial_shape", "dtype", "value_range")
-#: The schema's address, for the key "schema".
-SCHEMA = "https://project-monai.github.io/schema/meta_schema_20240725.json"
+__all__ = [
+    "REQUIRED_METADATA",
+    "REQUIRED_TENSOR",
+    "SCHEMA",
+    "Bundle",
+    "Label",
+    "digest",
+    "find",
+    "inferer_settings",
+    "network",
+    "parser",
+    "postprocessing",
+    "preprocessing",
+    "read",
+]
 
-#: Asked of a bundle that is loaded; "schema" and the packages' key have changed their form over the years.
-_NEEDED_METADATA = tuple(k for k in REQUIRED_METADATA if k not in ("schema", "required_packages_version"))
 _ASK = "Ask its authors for a complete MONAI bundle."
 
 
@@ -116,7 +110,7 @@ class Bundle:
     @property
     def labels(self) -> tuple[Label, ...]:
         """The labels without the background."""
-        own = self.metadata.get("mli", {}).get("labels", {})
+        own = bundle_files.own_labels(self.metadata)
         names = self.output_channels[1:] if self.has_background else self.output_channels
         return tuple(label(value, name, own.get(str(value), {})) for value, name in enumerate(names, start=1))
 
@@ -156,11 +150,11 @@ class Bundle:
 
     @property
     def _input(self) -> dict[str, Any]:
-        return _one(self.metadata["network_data_format"]["inputs"], "image")
+        return one_of(self.metadata["network_data_format"]["inputs"], "image")
 
     @property
     def _output(self) -> dict[str, Any]:
-        return _one(self.metadata["network_data_format"]["outputs"], "pred")
+        return one_of(self.metadata["network_data_format"]["outputs"], "pred")
 
 
 def find(model: str, *, trust: Sequence[str] = ()) -> Bundle:
@@ -188,9 +182,9 @@ def find(model: str, *, trust: Sequence[str] = ()) -> Bundle:
                 )
             return dataclasses.replace(bundle, trusted=bundle.sha256 in trust or entry.get("trusted") is True)
     path = Path(model).expanduser()
-    if path.is_dir():
+    if model.strip() and path.is_dir():
         bundle = read(path)
-    elif path.is_file():
+    elif model.strip() and path.is_file():
         bundle = read(archives.unpack(path, folders.cache() / "bundles"), name=path.stem)
     else:
         known = ", ".join(sorted({*folders.entries(shipped), *_names_in(folders.user())})) or "none"
@@ -210,43 +204,15 @@ def read(folder: Path, *, shipped: bool = False, name: str = "") -> Bundle:
     """
     folder = folder.resolve()
     name = folder.name if (folder.name and not name) else name
-    metadata = _json_file(folder / "configs" / "metadata.json", name)
-    for key in _NEEDED_METADATA:
-        if key not in metadata:
-            raise BadInput(f'The model {name} has no "{key}" in configs/metadata.json.', "MONAI requires it.", _ASK)
-    for side in ("inputs", "outputs"):
-        _check_tensors(metadata["network_data_format"], side, name)
-    config = _inference(folder, name)
-    if "network_def" not in config and "network" not in config:
-        raise BadInput(f'The model {name} has no "network_def" in configs/inference.json.', "", _ASK)
-    for key in ("preprocessing", "inferer"):
-        if key not in config:
-            raise BadInput(f'The model {name} has no "{key}" in configs/inference.json.', "", _ASK)
-    if not (folder / "models" / "model.pt").is_file():
-        script = (folder / "models" / "model.ts").is_file()
+    try:
+        metadata, config = bundle_files.metadata(folder, name), bundle_files.inference(folder, name)
+        bundle_files.require_weights(folder, name)
+        bundle = Bundle(name, folder, metadata, digest(folder), shipped, config)
+    except OSError as error:
         raise BadInput(
-            f"The model {name} has no models/model.pt.",
-            "It comes as TorchScript (model.ts), which is a program and not only weights." if script else "",
-            "Ask its authors for the weights as model.pt (a state dictionary).",
-        )
-    return Bundle(name, folder, metadata, digest(folder), shipped, config)
-
-
-def digest(folder: Path) -> str:
-    """The sha256 of what a bundle does: its configs, its Python files and its weights (models/*.pt).
-
-    Each file's name, relative to the folder and with "/", and its own sha256 go in, in the names' order, so that
-    neither the place nor the time of a copy matters.
-    """
-    files = {p for p in (folder / "configs").rglob("*") if p.is_file()}
-    files |= {p for p in folder.rglob("*.py") if p.is_file()}
-    files |= {p for p in (folder / "models").glob("*.pt") if p.is_file()}
-    total = hashlib.sha256()
-    for name, file in sorted((file.relative_to(folder).as_posix(), file) for file in files):
-        with open(file, "rb") as stream:
-            one = hashlib.file_digest(stream, "sha256").hexdigest()
-        total.update(f"{name}\0{one}\n".encode())
-    return total.hexdigest()
+            f"The model {name} cannot be read.", f"{error.strerror}: {error.filename}.", "Check who may read its files."
+        ) from error
+    return bundle
 
 
 def parser(bundle: Bundle, roots: Sequence[str] = ()) -> monai.bundle.ConfigParser:
@@ -390,67 +356,6 @@ def _compose(bundle: Bundle, key: str) -> monai.transforms.Compose:
 def _made(bundle: Bundle, config: monai.bundle.ConfigParser, key: str) -> Any:
     with building(bundle, key):
         return config.get_parsed_content(key)
-
-
-def _json_file(file: Path, name: str) -> dict[str, Any]:
-    if not file.is_file():
-        raise BadInput(
-            f"The model {name} has no configs/{file.name}.", "It is not a MONAI bundle, or not a complete one.", _ASK
-        )
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise BadInput(
-            f"The file {file} cannot be read.", f"It is not valid JSON ({error}).", "Get the model again."
-        ) from error
-    if not isinstance(data, dict):
-        raise BadInput(f"The file {file} cannot be used.", "It does not hold a JSON object.", _ASK)
-    return data
-
-
-def _inference(folder: Path, name: str) -> dict[str, Any]:
-    configs = folder / "configs"
-    yaml_file = next((p for p in (configs / "inference.yaml", configs / "inference.yml") if p.is_file()), None)
-    if (configs / "inference.json").is_file() or yaml_file is None:
-        return _json_file(configs / "inference.json", name)
-    try:
-        import yaml  # type: ignore[import-untyped]
-    except ImportError as error:
-        raise MissingPackage(
-            f"The model {name} has its configuration as {yaml_file.name}.", "Reading it needs the package PyYAML.",
-            "Install PyYAML, or save the configuration as inference.json.",
-        ) from error  # fmt: skip
-    try:
-        data = yaml.safe_load(yaml_file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise BadInput(f"The file {yaml_file} cannot be read.", f"{error}", "Get the model again.") from error
-    if not isinstance(data, dict):
-        raise BadInput(f"The file {yaml_file} cannot be used.", "It does not hold a mapping.", _ASK)
-    return data
-
-
-def _check_tensors(formats: Any, side: str, name: str) -> None:
-    where = f'"network_data_format" -> "{side}" in configs/metadata.json'
-    tensors = formats.get(side) if isinstance(formats, dict) else None
-    if not isinstance(tensors, dict) or not tensors:
-        raise BadInput(f"The model {name} has no {where}.", "MONAI requires it.", _ASK)
-    chosen = _one(tensors, "image" if side == "inputs" else "pred")
-    if not isinstance(chosen, dict):
-        raise BadInput(f"The model {name} has several tensors under {where}, none of them an image.", "", _ASK)
-    for key in ("num_channels", "spatial_shape"):
-        if key not in chosen:
-            raise BadInput(f'The model {name} has no "{key}" under {where}.', "MONAI requires it.", _ASK)
-    if not isinstance(chosen["num_channels"], int) or not 1 <= chosen["num_channels"] <= 10000:
-        raise BadInput(f'The model {name} says "num_channels": {chosen["num_channels"]!r} under {where}.', "", _ASK)
-    shape = chosen["spatial_shape"]
-    if side == "inputs" and (not isinstance(shape, list) or len(shape) not in (2, 3)):
-        raise BadInput(f"The model {name} takes images of the shape {shape!r}.", "MLI reads 2-D and 3-D images.", _ASK)
-
-
-def _one(tensors: Mapping[str, Any], preferred: str) -> Any:
-    if preferred in tensors:
-        return tensors[preferred]
-    return next(iter(tensors.values())) if len(tensors) == 1 else None
 
 
 def _channel_names(tensor: Mapping[str, Any], fallback: str) -> tuple[str, ...]:

@@ -147,7 +147,10 @@ def _macro_file(path: str, folder: Path, fail: Any, text: str) -> Any:
         if file.is_file():
             if not file.is_relative_to(folder.resolve()):
                 raise fail(text, "The file lies outside the model's folder.")
-            return ConfigParser.load_config_file(file)
+            try:
+                return ConfigParser.load_config_file(file)
+            except ValueError as error:
+                raise fail(text, f"The file is not a configuration ({error}).") from error
     raise fail(text, "The model has no such file.")
 
 

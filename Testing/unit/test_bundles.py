@@ -47,6 +47,14 @@ def edit(folder: Path, name: str, change: dict[str, Any]) -> None:
     write_json(file, data)
 
 
+def load_all(folder: Path) -> None:
+    bundle = bundles.find(str(folder))
+    bundles.network(bundle)
+    bundles.preprocessing(bundle)
+    bundles.postprocessing(bundle)
+    bundles.inferer_settings(bundle)
+
+
 def refusal(folder: Path) -> str:
     with pytest.raises(BadInput) as caught:
         bundles.network(bundles.find(str(folder)))
@@ -370,3 +378,63 @@ class TestInferer:
         edit(folder, "inference.json", {"inferer.roi_size": size})
         with pytest.raises(BadInput, match="3 whole numbers"):
             bundles.inferer_settings(bundles.find(str(folder)))
+
+
+class TestWrongKinds:
+    """JSON that is valid and still not what it should be: a sentence, never a traceback."""
+
+    @pytest.mark.parametrize(
+        ("key", "value"),
+        [
+            ("mli", []),
+            ("mli", {"labels": []}),
+            ("mli", {"labels": {"1": 3}}),
+            ("mli", {"labels": {"1": {"terminology": {"category": "SCT", "type": ["SCT", "1", "x"]}}}}),
+            ("network_data_format", []),
+            ("network_data_format.inputs", {"image": 3}),
+            ("network_data_format.inputs.image.num_channels", "one"),
+            ("network_data_format.inputs.image.num_channels", 0),
+            ("network_data_format.inputs.image.spatial_shape", [32]),
+            ("network_data_format.outputs.pred.channel_def", ["background", "a"]),
+        ],
+    )
+    def test_in_the_metadata(self, folder: Path, key: str, value: Any) -> None:
+        edit(folder, "metadata.json", {key: value})
+        with pytest.raises(BadInput, match="model tiny"):
+            assert bundles.find(str(folder)).labels
+
+    @pytest.mark.parametrize(
+        ("key", "value"),
+        [
+            ("network_def", None),
+            ("network_def", "@nothing"),
+            ("network_def", "%nothing"),
+            ("network_def", 3),
+            ("network_def._disabled_", True),
+            ("network_def.spatial_dims", "$1 / 0"),
+            ("network_def", "@network_def"),
+            ("imports", ["$import"]),
+            ("inferer", "@nothing"),
+            ("inferer.roi_size", "@nothing"),
+            ("preprocessing", "image"),
+            ("preprocessing.transforms", "@nothing"),
+            ("postprocessing", 3),
+            ("checkpointloader.load_path", ["a"]),
+        ],
+    )
+    def test_in_the_configuration(self, folder: Path, key: str, value: Any) -> None:
+        edit(folder, "inference.json", {key: value} if value is not None else {"network": None, key: None})
+        with pytest.raises(BadInput, match="tiny"):
+            load_all(folder)
+
+    @pytest.mark.parametrize("name", ["metadata.json", "inference.json"])
+    @pytest.mark.parametrize("content", ["[]", "3", "", "nul\0l", '{"a": ' * 500 + "1" + "}" * 500, "[" * 100000])
+    def test_in_the_file(self, folder: Path, name: str, content: str) -> None:
+        (folder / "configs" / name).write_text(content)
+        with pytest.raises(BadInput):
+            bundles.find(str(folder))
+
+    def test_no_name_is_no_model(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(folder)
+        with pytest.raises(BadInput, match="no model ''"):
+            bundles.find("")

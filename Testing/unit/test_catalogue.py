@@ -238,3 +238,27 @@ class TestShow:
         for part in (bundles.digest(source), "1 a, 2 b", "Random weights, for tests."):
             assert part in result["text"]
         json.dumps(result, allow_nan=False)
+
+
+class TestWhatMliShips:
+    """The models of this source tree, if it has any."""
+
+    @pytest.fixture
+    def names(self, mine: Path) -> list[str]:
+        home = folders.shipped()
+        if home is None:
+            pytest.skip("no shipped models: Resources/Models has no catalogue.json")
+        assert {p.parent.parent.name for p in home.glob("*/configs/metadata.json")} == set(folders.entries(home))
+        return list(folders.entries(home))
+
+    def test_each_loads_without_trust_and_has_a_card(self, names: list[str]) -> None:
+        for name in names:
+            bundle = bundles.find(name)
+            assert bundle.shipped
+            assert bundle.card
+            assert all(label.terminology for label in bundle.labels)
+            net = bundles.network(bundle)
+            assert sum(p.numel() for p in net.parameters()) <= 5_000_000
+            assert sum(p.stat().st_size for p in bundle.folder.rglob("*") if p.is_file()) <= 20_000_000
+            bundles.preprocessing(bundle)
+            bundles.inferer_settings(bundle)
