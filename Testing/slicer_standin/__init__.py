@@ -97,9 +97,20 @@ def _print_qt_message(kind: Any, context: Any, text: str) -> None:
         print(f"Qt: {text}", file=sys.stderr)
 
 
+def _hold_none() -> None:
+    """Keeps Python 3.11 alive: PySide6 6.12 gives back a reference to None that it never took with each call that
+    returns nothing, and after some thousand calls None is freed. Python 3.12's None cannot be.
+    """
+    import ctypes
+
+    if sys.version_info < (3, 12):
+        ctypes.c_ssize_t.from_address(id(None)).value += 1 << 40
+
+
 def _qt_application() -> Any:
     from PySide6 import QtCore, QtGui, QtWidgets
 
+    _hold_none()
     folder = Path(_installed["folder"])
     QtCore.QStandardPaths.setTestModeEnabled(True)
     QtCore.QSettings.setDefaultFormat(QtCore.QSettings.Format.IniFormat)

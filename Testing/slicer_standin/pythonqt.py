@@ -225,10 +225,10 @@ def _guarded(original: Callable) -> Callable:
     """Returns a __getattribute__ that hides what Slicer's class lacks."""
 
     def get_attribute(self: Any, name: str) -> Any:
-        if name in _instance_methods:
-            return types.MethodType(_instance_methods[name], self)
         if name in hidden_names(type(self)):
             return _missing_attribute(self, name)
+        if name in _instance_methods:
+            return types.MethodType(_instance_methods[name], self)
         return original(self, name)
 
     return get_attribute
@@ -259,16 +259,21 @@ def qt_classes() -> Iterator[type]:
 
 def _number_like(enumeration: type) -> None:
     """Makes the members of an enumeration compare, convert and print as their numbers."""
-    own = {
-        "__int__": lambda self: self.value,
-        "__index__": lambda self: self.value,
-        "__repr__": lambda self: str(int(self.value)),
+    own: dict[str, Callable] = {
+        "__repr__": lambda self: repr(int(self.value)),
         "__str__": lambda self: str(int(self.value)),
-        "__hash__": lambda self: hash(self.value),
-        "__eq__": lambda self, other: self.value == (other.value if isinstance(other, enum.Enum) else other),
-        "__lt__": lambda self, other: self.value < int(other),
-        "__gt__": lambda self, other: self.value > int(other),
     }
+    if issubclass(enumeration, int):
+        own = {"__repr__": int.__repr__, "__str__": int.__repr__}
+    else:
+        own |= {
+            "__int__": lambda self: self.value,
+            "__index__": lambda self: self.value,
+            "__hash__": lambda self: hash(self.value),
+            "__eq__": lambda self, other: self.value == (other.value if isinstance(other, enum.Enum) else other),
+            "__lt__": lambda self, other: self.value < int(other),
+            "__gt__": lambda self, other: self.value > int(other),
+        }
     for name, function in own.items():
         setattr(enumeration, name, function)
 

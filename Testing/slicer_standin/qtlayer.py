@@ -124,6 +124,8 @@ def _extend_qt() -> None:
     """Adds what PythonQt has and PySide6 has not."""
     obj = QtCore.QObject
     for cls in pythonqt.qt_classes():
+        if cls is QtCore.QMetaObject:
+            continue  # its className is another
         for name, function in {
             "className": _class_name,
             "inherits": _inherits,

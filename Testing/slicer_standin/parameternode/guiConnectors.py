@@ -110,21 +110,21 @@ class _OneWidget(GuiConnector):
     A derived class names the widget classes (exactly these), the types, the signal and the property.
     """
 
-    widgets: tuple = ()
-    types: tuple = ()
-    signal = ""
-    attribute = ""
+    _widgets: tuple = ()
+    _types: tuple = ()
+    _signal = ""
+    _attribute = ""
 
     @classmethod
-    def represents(cls, widget: Any, datatype: Any) -> bool:
+    def _represents(cls, widget: Any, datatype: Any) -> bool:
         """Whether the widget is one of the class's and the type too."""
-        return type(widget) in cls.widgets and unannotatedType(datatype) in cls.types
+        return type(widget) in cls._widgets and unannotatedType(datatype) in cls._types
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
-        cls.canRepresent = staticmethod(cls.represents)  # type: ignore[method-assign]
+        cls.canRepresent = staticmethod(cls._represents)  # type: ignore[method-assign]
         # Bound to this class: Slicer's connectors are created by cls.create(widget, datatype).
-        cls.create = staticmethod(lambda w, d: cls(w, d) if cls.represents(w, d) else None)  # type: ignore[method-assign]
+        cls.create = staticmethod(lambda w, d: cls(w, d) if cls._represents(w, d) else None)  # type: ignore[method-assign]
 
     @staticmethod
     def canRepresent(widget: Any, datatype: Any) -> bool:
@@ -149,12 +149,12 @@ class _OneWidget(GuiConnector):
         return findFirstAnnotation(self._annotations, kind)
 
     def _connect(self) -> None:
-        if self.signal:
-            getattr(self._widget, self.signal).connect(self.changed)
+        if self._signal:
+            getattr(self._widget, self._signal).connect(self.changed)
 
     def _disconnect(self) -> None:
-        if self.signal:
-            getattr(self._widget, self.signal).disconnect(self.changed)
+        if self._signal:
+            getattr(self._widget, self._signal).disconnect(self.changed)
 
     def widget(self) -> Any:
         """Returns the widget."""
@@ -162,31 +162,31 @@ class _OneWidget(GuiConnector):
 
     def read(self) -> Any:
         """Returns the property."""
-        return getattr(self._widget, self.attribute)
+        return getattr(self._widget, self._attribute)
 
     def write(self, value: Any) -> None:
         """Sets the property."""
-        setattr(self._widget, self.attribute, value)
+        setattr(self._widget, self._attribute, value)
 
 
 @parameterNodeGuiConnector
 class QCheckBoxToBoolConnector(_OneWidget):
     """bool in a check box."""
 
-    widgets = (QtWidgets.QCheckBox, ctk_sections.ctkCheckBox)
-    types = (bool,)
-    signal = "stateChanged"
-    attribute = "checked"
+    _widgets = (QtWidgets.QCheckBox, ctk_sections.ctkCheckBox)
+    _types = (bool,)
+    _signal = "stateChanged"
+    _attribute = "checked"
 
 
 @parameterNodeGuiConnector
 class QCheckablePushButtonToBoolConnector(_OneWidget):
     """bool in a push button, which becomes checkable."""
 
-    widgets = (QtWidgets.QPushButton,)
-    types = (bool,)
-    signal = "toggled"
-    attribute = "checked"
+    _widgets = (QtWidgets.QPushButton,)
+    _types = (bool,)
+    _signal = "toggled"
+    _attribute = "checked"
 
     def _prepare(self) -> None:
         self._widget.checkable = True
@@ -196,10 +196,10 @@ class QCheckablePushButtonToBoolConnector(_OneWidget):
 class ctkCheckablePushButtonToBoolConnector(_OneWidget):
     """bool in CTK's push button with a check box."""
 
-    widgets = (ctk_sections.ctkCheckablePushButton,)
-    types = (bool,)
-    signal = "toggled"
-    attribute = "checked"
+    _widgets = (ctk_sections.ctkCheckablePushButton,)
+    _types = (bool,)
+    _signal = "toggled"
+    _attribute = "checked"
 
     def write(self, value: bool) -> None:
         """Toggles the button, or makes it a toggle button, as it is set up."""
@@ -214,10 +214,10 @@ class ctkCheckablePushButtonToBoolConnector(_OneWidget):
 class _Numbers(_OneWidget):
     """What number widgets share: limits, steps and digits from the annotations."""
 
-    signal = "valueChanged"
-    attribute = "value"
-    needs_limits: tuple = ()
-    no_limits: tuple = (float("-inf"), float("inf"))
+    _signal = "valueChanged"
+    _attribute = "value"
+    _needs_limits: tuple = ()
+    _no_limits: tuple = (float("-inf"), float("inf"))
 
     def _limits(self) -> tuple[Any, Any]:
         within = self._annotation(validators.WithinRange)
@@ -228,37 +228,37 @@ class _Numbers(_OneWidget):
 
     def _prepare(self) -> None:
         low, high = self._limits()
-        if type(self._widget) in self.needs_limits and (low is None or high is None):
+        if type(self._widget) in self._needs_limits and (low is None or high is None):
             raise RuntimeError(
                 f"Cannot have a connection to {type(self._widget).__name__} where the type is unbounded."
             )
         step = self._annotation(SingleStep)
         if step is not None:
             self._widget.singleStep = step.value
-        self._widget.minimum = self.no_limits[0] if low is None else low
-        self._widget.maximum = self.no_limits[1] if high is None else high
+        self._widget.minimum = self._no_limits[0] if low is None else low
+        self._widget.maximum = self._no_limits[1] if high is None else high
 
 
 @parameterNodeGuiConnector
 class QSliderOrSpinBoxToIntConnector(_Numbers):
     """int in a slider or spin box."""
 
-    widgets = (QtWidgets.QSlider, QtWidgets.QSpinBox)
-    types = (int,)
-    needs_limits = (QtWidgets.QSlider,)
-    no_limits = (-(2**31), 2**31 - 1)
+    _widgets = (QtWidgets.QSlider, QtWidgets.QSpinBox)
+    _types = (int,)
+    _needs_limits = (QtWidgets.QSlider,)
+    _no_limits = (-(2**31), 2**31 - 1)
 
 
 @parameterNodeGuiConnector
 class QDoubleSpinBoxCtkSliderWidgetToFloatIntConnector(_Numbers):
     """float or int in the number widgets of Qt, CTK and Slicer."""
 
-    widgets = (
+    _widgets = (
         QtWidgets.QDoubleSpinBox, ctk_numbers.ctkSliderWidget, qmrml_numbers.qMRMLSliderWidget,
         ctk_numbers.ctkDoubleSlider, ctk_numbers.ctkDoubleSpinBox, qmrml_numbers.qMRMLSpinBox,
     )  # fmt: skip
-    types = (float, int)
-    needs_limits = (ctk_numbers.ctkSliderWidget, qmrml_numbers.qMRMLSliderWidget)
+    _types = (float, int)
+    _needs_limits = (ctk_numbers.ctkSliderWidget, qmrml_numbers.qMRMLSliderWidget)
 
     def _prepare(self) -> None:
         decimals = Decimals(0) if self._type is int else self._annotation(Decimals)
@@ -275,9 +275,9 @@ class QDoubleSpinBoxCtkSliderWidgetToFloatIntConnector(_Numbers):
 class QComboBoxToStringableConnector(_OneWidget):
     """A value of a Choice in a combo box."""
 
-    widgets = (QtWidgets.QComboBox, ctk_choices.ctkComboBox)
-    types = (int, float, str, bool)
-    signal = "currentIndexChanged"
+    _widgets = (QtWidgets.QComboBox, ctk_choices.ctkComboBox)
+    _types = (int, float, str, bool)
+    _signal = "currentIndexChanged"
 
     def _prepare(self) -> None:
         choice = self._annotation(validators.Choice)
@@ -302,14 +302,14 @@ class QComboBoxToStringableConnector(_OneWidget):
 class QComboBoxToEnumConnector(_OneWidget):
     """A member of an enumeration in a combo box, under its label() or its name."""
 
-    widgets = (QtWidgets.QComboBox, ctk_choices.ctkComboBox)
-    signal = "currentIndexChanged"
+    _widgets = (QtWidgets.QComboBox, ctk_choices.ctkComboBox)
+    _signal = "currentIndexChanged"
 
     @classmethod
-    def represents(cls, widget: Any, datatype: Any) -> bool:
+    def _represents(cls, widget: Any, datatype: Any) -> bool:
         """Whether the type is an enumeration."""
         bare = unannotatedType(datatype)
-        return type(widget) in cls.widgets and isinstance(bare, type) and issubclass(bare, enum.Enum)
+        return type(widget) in cls._widgets and isinstance(bare, type) and issubclass(bare, enum.Enum)
 
     def _prepare(self) -> None:
         label = getattr(self._type, "label", lambda member: member.name)
@@ -332,10 +332,10 @@ class QComboBoxToEnumConnector(_OneWidget):
 class QLineEditToStrConnector(_OneWidget):
     """str in a line edit."""
 
-    widgets = (QtWidgets.QLineEdit,)
-    types = (str,)
-    signal = "textChanged"
-    attribute = "text"
+    _widgets = (QtWidgets.QLineEdit,)
+    _types = (str,)
+    _signal = "textChanged"
+    _attribute = "text"
 
     def write(self, value: str) -> None:
         """Sets the text where it differs, so that the cursor stays while the user types."""
@@ -347,18 +347,18 @@ class QLineEditToStrConnector(_OneWidget):
 class QLabelToStrConnector(_OneWidget):
     """str in a label, which nobody can change."""
 
-    widgets = (QtWidgets.QLabel,)
-    types = (str,)
-    attribute = "text"
+    _widgets = (QtWidgets.QLabel,)
+    _types = (str,)
+    _attribute = "text"
 
 
 @parameterNodeGuiConnector
 class QTextEditPlainTextToStrConnector(_OneWidget):
     """str in a text edit."""
 
-    widgets = (QtWidgets.QTextEdit,)
-    types = (str,)
-    signal = "textChanged"
+    _widgets = (QtWidgets.QTextEdit,)
+    _types = (str,)
+    _signal = "textChanged"
 
     def read(self) -> str:
         """Returns the text without its formats."""
@@ -373,9 +373,9 @@ class QTextEditPlainTextToStrConnector(_OneWidget):
 class ctkRangeWidgetToRangeConnector(_OneWidget):
     """FloatRange in the range widgets."""
 
-    widgets = (ctk_ranges.ctkRangeWidget, ctk_ranges.ctkDoubleRangeSlider, qmrml_numbers.qMRMLRangeWidget)
-    types = (FloatRange,)
-    signal = "valuesChanged"
+    _widgets = (ctk_ranges.ctkRangeWidget, ctk_ranges.ctkDoubleRangeSlider, qmrml_numbers.qMRMLRangeWidget)
+    _types = (FloatRange,)
+    _signal = "valuesChanged"
 
     def _prepare(self) -> None:
         decimals, step = self._annotation(Decimals), self._annotation(SingleStep)
@@ -400,7 +400,7 @@ class ctkRangeWidgetToRangeConnector(_OneWidget):
 
 
 class _Path(_OneWidget):
-    types = _PATHS
+    _types = _PATHS
 
     def read(self) -> Any:
         """Returns the path."""
@@ -415,31 +415,31 @@ class _Path(_OneWidget):
 class ctkPathLineEditToPathConnector(_Path):
     """A path in ctkPathLineEdit."""
 
-    widgets = (ctk_choices.ctkPathLineEdit,)
-    signal = "currentPathChanged"
-    attribute = "currentPath"
+    _widgets = (ctk_choices.ctkPathLineEdit,)
+    _signal = "currentPathChanged"
+    _attribute = "currentPath"
 
 
 @parameterNodeGuiConnector
 class ctkDirectoryButtonToPathConnector(_Path):
     """A path in ctkDirectoryButton."""
 
-    widgets = (ctk_choices.ctkDirectoryButton,)
-    signal = "directoryChanged"
-    attribute = "directory"
+    _widgets = (ctk_choices.ctkDirectoryButton,)
+    _signal = "directoryChanged"
+    _attribute = "directory"
 
 
 @parameterNodeGuiConnector
 class qMRMLNodeComboBoxToNodeConnector(_OneWidget):
     """A node in qMRMLNodeComboBox, which then offers the type's nodes."""
 
-    widgets = (qmrml_nodes.qMRMLNodeComboBox,)
-    signal = "currentNodeChanged"
+    _widgets = (qmrml_nodes.qMRMLNodeComboBox,)
+    _signal = "currentNodeChanged"
 
     @classmethod
-    def represents(cls, widget: Any, datatype: Any) -> bool:
+    def _represents(cls, widget: Any, datatype: Any) -> bool:
         """Whether the type is a node class or a union of node classes."""
-        return type(widget) in cls.widgets and isNodeOrUnionOfNodes(datatype)
+        return type(widget) in cls._widgets and isNodeOrUnionOfNodes(datatype)
 
     def _prepare(self) -> None:
         self._widget.nodeTypes = getNodeTypes(self._type)
@@ -457,10 +457,10 @@ class qMRMLNodeComboBoxToNodeConnector(_OneWidget):
 class ctkColorPickerButtonToQColorConnector(_OneWidget):
     """QColor in ctkColorPickerButton."""
 
-    widgets = (ctk_choices.ctkColorPickerButton,)
-    types = (QtGui.QColor,)
-    signal = "colorChanged"
-    attribute = "color"
+    _widgets = (ctk_choices.ctkColorPickerButton,)
+    _types = (QtGui.QColor,)
+    _signal = "colorChanged"
+    _attribute = "color"
 
 
 def pack_widgets(widget: Any) -> dict[str, Any]:
