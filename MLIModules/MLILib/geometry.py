@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 GRID_TOLERANCE = 1e-3
 
 
+#: Metadata under which :func:`MLILib.images.read` leaves a NIfTI header's own affine, as 16 numbers.
+HEADER_AFFINE = "MLI_affine_ras"
+
+
 @dataclasses.dataclass(frozen=True)
 class Grid:
     """Where the voxels of an image lie, without the voxels.
@@ -103,23 +107,40 @@ def affine_ras(image: sitk.Image | Grid) -> np.ndarray:
 
 
 def monai_affine(image: sitk.Image | Grid) -> np.ndarray:
-    """The affine as MONAI's ITKReader gives it: RAS, 4 x 4 for a volume and 3 x 3 for a 2-D image."""
-    grid = image if isinstance(image, Grid) else Grid.of(image)
-    full = affine_ras(grid)
-    if grid.dimension == 3:
+    """The affine as MONAI's readers give it: RAS, 4 x 4 for a volume and 3 x 3 for a 2-D image.
+
+    A NIfTI header's affine is in single precision, and ITK makes its axes orthogonal again, which moves voxels by some
+    1e-6 mm. Nobody sees that, but nearest neighbours half way between two voxels fall the other way, so the header's
+    own affine is taken where :func:`MLILib.images.read` has left it and it is still the image's.
+    """
+    full = affine_ras(image)
+    if isinstance(image, sitk.Image) and image.HasMetaDataKey(HEADER_AFFINE):
+        header = np.array([float(x) for x in image.GetMetaData(HEADER_AFFINE).split()]).reshape(4, 4)
+        apart = (header - full)[:3] @ _ends(image)
+        if np.abs(apart).max() <= GRID_TOLERANCE * min(image.GetSpacing()):
+            full = header
+    dimension = len(image.size) if isinstance(image, Grid) else image.GetDimension()
+    if dimension == 3:
         return full
     keep = [0, 1, 3]
     return full[np.ix_(keep, keep)]
 
 
+def _ends(image: sitk.Image) -> np.ndarray:
+    """Voxel indices (as columns) of the first voxel, the last along each axis, and the last of all."""
+    ends = np.array([*image.GetSize(), 1][:3]) - 1.0
+    points = np.vstack([np.zeros(3), np.diag(ends), ends])
+    return np.vstack([points.T, np.ones(len(points))])
+
+
 def monai_meta(image: sitk.Image | Grid) -> dict[str, Any]:
     """Metadata of an image without a channel axis, as MONAI's readers give it."""
-    grid = image if isinstance(image, Grid) else Grid.of(image)
-    affine = monai_affine(grid)
+    size = image.size if isinstance(image, Grid) else image.GetSize()
+    affine = monai_affine(image)
     return {
         "affine": affine,
         "original_affine": affine.copy(),
-        "spatial_shape": np.asarray(grid.size),
+        "spatial_shape": np.asarray(size),
         "space": "RAS",
         "original_channel_dim": float("nan"),
     }
@@ -151,7 +172,7 @@ def to_tensor(image: sitk.Image | Sequence[sitk.Image]) -> MetaTensor:
         raise ValueError(msg)
     data = np.stack([array_xyz(channel).astype(np.float32) for channel in images])
     meta = monai_meta(images[0]) | {"original_channel_dim": 0}
-    affine = torch.as_tensor(meta["affine"], dtype=torch.float64)
+    affine = torch.as_tensor(meta.pop("affine"), dtype=torch.float64)
     return MetaTensor(torch.from_numpy(data), affine=affine, meta=meta)
 
 

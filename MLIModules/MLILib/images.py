@@ -7,15 +7,17 @@ without a word; :func:`read` and :func:`write` notice. Whatever cannot be used i
 from __future__ import annotations
 
 import gzip
+import math
 import shutil
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 
-from . import files
+from . import files, geometry
 from .errors import BadInput
 
 #: What images are written as. Label maps also as .seg.nrrd, see :mod:`MLILib.segmentation.seg_nrrd`.
@@ -49,9 +51,13 @@ def read(path: str | Path) -> sitk.Image:
     if len(size) == 4:
         reader.SetExtractSize([*size[:3], 0])
     try:
-        return reader.Execute()
+        image = reader.Execute()
     except RuntimeError as error:
         raise _unreadable(path, error) from error
+    affine = nifti_affine(_nifti_head(p)) if files.suffix(p) in (".nii", ".nii.gz") else None
+    if affine is not None:
+        image.SetMetaData(geometry.HEADER_AFFINE, " ".join(repr(float(x)) for x in affine.ravel()))
+    return image
 
 
 def _check_header(path: str | Path, reader: sitk.ImageFileReader) -> None:
@@ -101,6 +107,12 @@ def _unreadable(path: str | Path, error: RuntimeError) -> BadInput:
         )
     if Path(path).is_file() and Path(path).stat().st_size == 0:
         return BadInput(f"{path} is empty.", "The file has 0 bytes.", "Copy or export it again.")
+    if files.suffix(path) in (".nii", ".nii.gz") and _is_nifti_2(Path(path)):
+        return BadInput(
+            f"{path} is a NIfTI-2 file.",
+            "It is a format for very large images that few programs read.",
+            "Convert it to NIfTI-1 or NRRD.",
+        )
     if "Unable to determine ImageIO reader" in text:
         return BadInput(
             f"{path} is not an image that can be read.",
@@ -144,44 +156,81 @@ def nifti_complete(path: Path) -> bool:
     A compressed file's size before compression stands in its last four bytes, so that nothing is decompressed unless
     they disagree (several gzip members, or bytes after the voxels); then the file is counted.
     """
-    with open(path, "rb") as stream:
-        packed = stream.read(2) == b"\x1f\x8b"
-    with gzip.open(path) if packed else open(path, "rb") as stream:
-        try:
-            head = stream.read(540)
-        except (EOFError, zlib.error, gzip.BadGzipFile):
-            return False
-    expected = _nifti_bytes(head)
-    if expected is None:
+    try:
+        head = _nifti_head(path)
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        return False
+    order = _nifti_order(head)
+    if order is None:
         return True  # an Analyze header: its voxels are in another file
-    if not packed:
-        return path.stat().st_size >= expected
+    dims, (bits,), (start,) = (_fields(head, order + form, at) for form, at in (("8h", 40), ("h", 72), ("f", 108)))
+    expected = int(start) + math.prod(max(n, 1) for n in dims[1 : 1 + max(0, min(dims[0], 7))]) * bits // 8
     with open(path, "rb") as stream:
+        if stream.read(2) != b"\x1f\x8b":
+            return path.stat().st_size >= expected
         stream.seek(-4, 2)
         (told,) = struct.unpack("<I", stream.read(4))
     return told == expected % 2**32 or _gzip_holds(path, expected)
 
 
-def _nifti_bytes(head: bytes) -> int | None:
-    """Bytes of a NIfTI-1 or NIfTI-2 file with voxels in it, from its header; None when they are elsewhere."""
-    for order in "<>":
-        if len(head) >= 348 and struct.unpack(f"{order}i", head[:4])[0] == 348:
-            if head[344:347] != b"n+1":
-                return None
-            dims = struct.unpack(f"{order}8h", head[40:56])
-            (bits,) = struct.unpack(f"{order}h", head[72:74])
-            (offset,) = struct.unpack(f"{order}f", head[108:112])
-        elif len(head) >= 540 and struct.unpack(f"{order}i", head[:4])[0] == 540:
-            if head[4:7] != b"n+2":
-                return None
-            dims = struct.unpack(f"{order}8q", head[16:80])
-            (bits,) = struct.unpack(f"{order}h", head[14:16])
-            (offset,) = struct.unpack(f"{order}q", head[168:176])
-        else:
-            continue
-        voxels = int(np.prod([max(int(n), 1) for n in dims[1 : 1 + max(0, min(dims[0], 7))]], dtype=np.int64))
-        return int(offset) + voxels * bits // 8
-    return None
+def nifti_affine(head: bytes) -> np.ndarray | None:
+    """Voxel index to RAS millimetres, 4 x 4, from a NIfTI header: the sform where it is set, else the qform.
+
+    None where neither is set, or where this is no NIfTI header.
+    """
+    order = _nifti_order(head)
+    if order is None:
+        return None
+    qform, sform = _fields(head, order + "2h", 252)
+    affine = np.eye(4)
+    if sform > 0:
+        affine[:3] = np.reshape(_fields(head, order + "12f", 280), (3, 4))
+        return affine
+    if qform <= 0:
+        return None
+    b, c, d, *offset = _fields(head, order + "6f", 256)
+    handed, *widths_mm = _fields(head, order + "4f", 76)
+    affine[:3, :3] = _rotation(b, c, d) * (np.array(widths_mm) * (1.0, 1.0, -1.0 if handed < 0 else 1.0))
+    affine[:3, 3] = offset
+    return affine
+
+
+def _rotation(b: float, c: float, d: float) -> np.ndarray:
+    """The rotation of a unit quaternion, of which NIfTI leaves out the (non-negative) real part."""
+    a = math.sqrt(max(0.0, 1.0 - b * b - c * c - d * d))
+    return np.array(
+        [
+            [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
+            [2 * (b * c + a * d), a * a + c * c - b * b - d * d, 2 * (c * d - a * b)],
+            [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - b * b - c * c],
+        ]
+    )
+
+
+def _nifti_head(path: Path) -> bytes:
+    """The 348 bytes of a NIfTI header, decompressed."""
+    with open(path, "rb") as stream:
+        packed = stream.read(2) == b"\x1f\x8b"
+    with gzip.open(path) if packed else open(path, "rb") as stream:
+        return stream.read(348)
+
+
+def _nifti_order(head: bytes) -> str | None:
+    """Byte order of a NIfTI-1 header whose voxels are in the same file, as struct writes it."""
+    if len(head) < 348 or head[344:347] != b"n+1":
+        return None
+    return next((order for order in "<>" if _fields(head, order + "i", 0) == (348,)), None)
+
+
+def _fields(head: bytes, form: str, offset: int) -> tuple[Any, ...]:
+    return struct.unpack_from(form, head, offset)
+
+
+def _is_nifti_2(path: Path) -> bool:
+    try:
+        return _nifti_head(path)[4:7] == b"n+2"
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        return False
 
 
 def _gzip_holds(path: Path, expected: int) -> bool:

@@ -127,7 +127,8 @@ class ResampleStep:
         self._along = [int(row.argmax()) for row in linear]  # output axis along which input axis k is sampled
         stray = linear.copy()
         stray[range(d), self._along] = 0.0
-        self._aligned = sorted(self._along) == list(range(d)) and float(stray.max()) < 1e-9
+        self._aligned = sorted(self._along) == list(range(d)) and float(stray.max()) < 1.0
+        self._separates = self._aligned and float(stray.max()) < 1e-9
 
     def need(self, box: Box) -> Box:
         """See :class:`Step`."""
@@ -154,7 +155,9 @@ class ResampleStep:
         block = block.to(self._dtype)
         if self._mode == "nearest":
             out = self._nearest(block, source, box)
-        elif self._aligned and self._padding != "reflection" and self._dtype == torch.float64:
+        elif self._padding == "reflection" or self._dtype != torch.float64:
+            out = self._repeated(block, source, box)
+        elif self._separates:
             out = self._separable(block, source, box)
         else:
             out = self._sampled(block, source, box)
@@ -171,11 +174,24 @@ class ResampleStep:
             block = _lerp(block, k, where, source[k][0], self._source[k], zeros=self._padding == "zeros")
         return block.permute(0, *(1 + self._along.index(o) for o in range(d)))
 
-    def _grid(self, box: Box, device: torch.device) -> torch.Tensor:
-        """Where the voxels of `box` lie in the input, in voxels, (*box, d) with the last axis as (k = 0, 1, 2).
+    def _sampled(self, block: torch.Tensor, source: Box, box: Box) -> torch.Tensor:
+        """Linear interpolation at oblique positions; their coordinates are sums of one line an axis."""
+        d = len(box)
+        unit = torch.empty((*(b - a for a, b in box), d), dtype=torch.float64, device=block.device)
+        for k, (first, stop) in enumerate(source):
+            scale = 2.0 / (stop - first)  # voxels to the -1 ... 1 of grid_sample's block
+            total: torch.Tensor | float = (self._matrix[k, d] - first) * scale + scale / 2 - 1
+            for axis, (a, b) in enumerate(box):
+                line = torch.arange(a, b, dtype=torch.float64, device=block.device) * (self._matrix[k, axis] * scale)
+                total = total + line.view([-1 if i == axis else 1 for i in range(d)])
+            unit[..., d - 1 - k] = total
+        return _grid_sample(block, unit, "bilinear", self._padding, align_corners=False)
+
+    def _unit(self, box: Box, device: torch.device) -> torch.Tensor:
+        """Where the voxels of `box` lie in the whole input, -1 ... 1, (*box, d) with the last axis as (.., y, x).
 
         Repeats the rounding of MONAI's path through torch's affine_grid, because a nearest neighbour half way between
-        two voxels is decided by it.
+        two voxels is decided by it, and in single precision it shows.
         """
         d = len(box)
         theta = torch.as_tensor(self._matrix, dtype=torch.float64).to(self._dtype)[None].to(device)
@@ -187,18 +203,19 @@ class ResampleStep:
         base = torch.ones((*shape, d + 1), dtype=self._dtype, device=device)
         for axis in range(d):
             line = _unit_line(self._target[axis], self._dtype, self._align, device)[box[axis][0] : box[axis][1]]
-            view = [1] * d
-            view[axis] = len(line)
-            base[..., d - 1 - axis] = line.view(view)
-        unit = (base.view(1, -1, d + 1) @ theta[:, :d].transpose(1, 2)).view(*shape, d)
-        sizes = torch.tensor(self._source[::-1], dtype=self._dtype, device=device)
+            base[..., d - 1 - axis] = line.view([-1 if i == axis else 1 for i in range(d)])
+        return (base.view(1, -1, d + 1) @ theta[:, :d].transpose(1, 2)).view(*shape, d)
+
+    def _voxels(self, unit: torch.Tensor) -> torch.Tensor:
+        """The same in voxels of the whole input, the last axis as (x, y, ..)."""
+        sizes = torch.tensor(self._source[::-1], dtype=self._dtype, device=unit.device)
         voxels = (unit + 1) / 2 * (sizes - 1) if self._align else ((unit + 1) * sizes - 1) / 2
         return voxels.flip(-1)
 
     def _nearest(self, block: torch.Tensor, source: Box, box: Box) -> torch.Tensor:
-        where = self._grid(box, block.device)
         if self._padding == "reflection":
-            return self._grid_sample(block, source, where)
+            return self._repeated(block, source, box)
+        where = self._voxels(self._unit(box, block.device))
         flat = torch.zeros(where.shape[:-1], dtype=torch.int64, device=block.device)
         inside = torch.ones(where.shape[:-1], dtype=torch.bool, device=block.device)
         for k, ((first, stop), n) in enumerate(zip(source, self._source, strict=True)):
@@ -211,17 +228,24 @@ class ResampleStep:
         out = block.flatten(1)[:, flat.flatten()].view(block.shape[0], *flat.shape)
         return out if bool(inside.all()) else out * inside
 
-    def _sampled(self, block: torch.Tensor, source: Box, box: Box) -> torch.Tensor:
-        return self._grid_sample(block, source, self._grid(box, block.device))
+    def _repeated(self, block: torch.Tensor, source: Box, box: Box) -> torch.Tensor:
+        """grid_sample with MONAI's very coordinates."""
+        unit = self._unit(box, block.device)
+        if self._padding == "reflection":  # the block is the whole input, see need()
+            return _grid_sample(block, unit, self._mode, self._padding, align_corners=self._align)
+        shift = torch.tensor([a for a, _ in source], dtype=unit.dtype, device=unit.device)
+        sizes = torch.tensor(block.shape[1:], dtype=unit.dtype, device=unit.device)
+        unit = (((self._voxels(unit) - shift) * 2 + 1) / sizes - 1).flip(-1)
+        return _grid_sample(block, unit, self._mode, self._padding, align_corners=False)
 
-    def _grid_sample(self, block: torch.Tensor, source: Box, where: torch.Tensor) -> torch.Tensor:
-        shift = torch.tensor([a for a, _ in source], dtype=where.dtype, device=where.device)
-        sizes = torch.tensor(block.shape[1:], dtype=where.dtype, device=where.device)
-        unit = ((where - shift) * 2 + 1) / sizes - 1
-        sampled = functional.grid_sample(
-            block[None].contiguous(), unit.flip(-1)[None], self._mode, self._padding, align_corners=False
-        )
-        return sampled[0]
+
+def _grid_sample(
+    block: torch.Tensor, unit: torch.Tensor, mode: str, padding_mode: str, *, align_corners: bool
+) -> torch.Tensor:
+    sampled = functional.grid_sample(
+        block[None].contiguous(), unit[None], mode, padding_mode, align_corners=align_corners
+    )
+    return sampled[0]
 
 
 class Chain:
