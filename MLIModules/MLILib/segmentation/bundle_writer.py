@@ -25,6 +25,7 @@ import SimpleITK as sitk
 import torch
 from monai.bundle import ConfigParser
 
+from ..bundle_files import SCHEMA
 from ..errors import BadInput
 from ..metrics import compare
 from ..progress import Progress, duration
@@ -32,8 +33,6 @@ from ..tasks import TrainSegmentationRequest
 from .dataset import Case, Dataset, Split
 from .plan import Plan
 
-#: MONAI's schema of metadata.json, checked by ``python -m monai.bundle verify_metadata``.
-SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
 _PALETTE = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (204, 121, 167), (240, 228, 66), (213, 94, 0), (0, 114, 178))
 _TISSUE = {"category": ["SCT", "85756007", "Tissue"], "type": ["SCT", "85756007", "Tissue"]}
 _MEASURED = ("dice", "hausdorff95", "assd", "surface_dice")
