@@ -294,7 +294,7 @@ class JobRunner:
         self._heard, self._reused = False, self._worker is not None
         try:
             if self._worker is None:
-                self._show(job, Status(stage="Starting the worker"))
+                self._show(job, Status(stage="Starting the worker (once a session)"))
                 self._worker = self._start_process()
         except MLIError as error:
             self._resume(job, error=error)

@@ -24,6 +24,9 @@ from . import install
 from .jobs import Call, Job, JobRunner, Status, Steps, shared_runner
 from .parameters import ChoiceConnector, tooltip
 
+#: Colours of a line of the task "check": fine, a job would fail, worth knowing.
+_LIGHTS = {True: "#2e8b57", False: "#c0392b", None: "#d68910"}
+
 
 class MLIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     """Base of the modules' widgets.
@@ -84,6 +87,8 @@ class MLIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.layout.addWidget(self.uiWidget)
         self.ui = slicer.util.childWidgetVariables(self.uiWidget)
         self.ui.parameterNodeSelector.addAttribute("vtkMRMLScriptedModuleNode", "ModuleName", self.moduleName)
+        self.ui.parameterNodeSelector.setNodeTypeLabel(_("parameter set"), "vtkMRMLScriptedModuleNode")
+        self.ui.parameterNodeSelector.baseName = self.moduleName
         self.uiWidget.setMRMLScene(slicer.mrmlScene)
         self.logic = self.makeLogic()
         self.addTooltips()
@@ -264,6 +269,17 @@ class MLIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """The module's name for a reader."""
         return slicer.util.getModule(self.moduleName).title
 
+    def showTable(self, view: Any, table: Any) -> None:
+        """Show a table node in a view that is as high as its rows, up to eight."""
+        view.setMRMLTableNode(table)
+        view.verticalHeader().visible = False
+        rows = 0 if table is None else min(table.GetNumberOfRows(), 8)
+        view.resizeColumnsToContents()
+        view.resizeRowsToContents()
+        heights = sum(view.rowHeight(row) for row in range(rows))
+        bar = view.horizontalScrollBar().sizeHint.height()
+        view.setFixedHeight(view.horizontalHeader().sizeHint.height() + heights + bar + 2 * view.frameWidth)
+
     # -- choosers
 
     def addTooltips(self) -> None:
@@ -296,19 +312,14 @@ def checkSteps(device: str) -> Steps:
 
 
 def checkHtml(result: Any) -> str:
-    """The lines of the task "check" with a green or red mark, and what to do about the red ones."""
+    """The lines of the task "check" with a green, red or amber mark, and what to do about those that are not green."""
     rows = []
-    for line in result["checks"]:
-        mark = f"<span style='color:{'#2e8b57' if line['ok'] else '#c0392b'}'>&#9679;</span>"
-        remedy = f"<br><i>{html.escape(line['remedy'])}</i>" if not line["ok"] else ""
-        text = f"<b>{html.escape(line['name'])}</b> {html.escape(line['text'])}{remedy}"
+    for line in result["lines"]:
+        mark = f"<span style='color:{_LIGHTS[line['ok']]}'>&#9679;</span>"
+        remedy = "" if line["ok"] else f"<br><i>{html.escape(line['remedy'])}</i>"
+        text = f"<b>{html.escape(line['name'])}:</b> {html.escape(line['value'])}{remedy}"
         rows.append(f"<p style='margin:2px 0'>{mark} {text}</p>")
     return "".join(rows)
-
-
-def paragraphs(lines: list[str]) -> str:
-    """Lines of plain text as HTML."""
-    return "".join(f"<p style='margin:2px 0'>{html.escape(line)}</p>" for line in lines)
 
 
 def chooseModelSource(parent: Any, zipped: bool) -> str:

@@ -1,5 +1,8 @@
+import importlib.util
 import pathlib
+import sys
 import unittest
+from typing import Annotated
 
 import qt
 import slicer
@@ -12,12 +15,16 @@ from slicer import (
 )
 from slicer.i18n import tr as _
 from slicer.i18n import translate
-from slicer.parameterNodeWrapper import parameterNodeWrapper
+from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModule,
     ScriptedLoadableModuleLogic,
     ScriptedLoadableModuleTest,
 )
+
+if importlib.util.find_spec("MLISlicerLib") is None:
+    # Installed, the libraries lie beside this file; in the source tree beside its folder, where Slicer does not look.
+    sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))
 
 from MLILib.tasks import EvaluateRequest, SegmentRequest
 from MLISlicerLib import display, install, jobs, models, segmentation, widget
@@ -109,9 +116,9 @@ class MLISegmentationParameterNode:
     overlap: parameter(SegmentRequest, "overlap")
     seed: parameter(SegmentRequest, "seed")
     tolerance: parameter(EvaluateRequest, "tolerance")
-    tileX: int = 0
-    tileY: int = 0
-    tileZ: int = 0
+    tileX: Annotated[int, WithinRange(0, 4096)] = 0
+    tileY: Annotated[int, WithinRange(0, 4096)] = 0
+    tileZ: Annotated[int, WithinRange(0, 4096)] = 0
     volumesTable: vtkMRMLTableNode
     metricsTable: vtkMRMLTableNode
     metricsChart: vtkMRMLPlotChartNode
@@ -134,6 +141,7 @@ class MLISegmentationWidget(widget.MLIWidget):
     def setupModule(self) -> None:
         """Fill the choosers and connect the widgets."""
         self.models = {}
+        self._shownModel = self  # none of the models yet
         self.fillModels()
         self.fillDevices(self.ui.deviceComboBox)
         for text, value in ((_("Mean of probabilities"), "mean"), (_("Majority vote"), "vote")):
@@ -149,7 +157,7 @@ class MLISegmentationWidget(widget.MLIWidget):
         self.ui.showPlotButton.connect("clicked(bool)", self.onShowPlotButton)
         self.ui.showRecordButton.connect("clicked(bool)", self.onShowRecordButton)
         self.ui.uncertaintyThresholdSlider.connect("valueChanged(double)", self.onUncertaintyThresholdChanged)
-        self.ui.installButton.visible = bool(install.missing())
+        self.showMissingPackages()
 
     def connectors(self):
         return {
@@ -226,12 +234,13 @@ class MLISegmentationWidget(widget.MLIWidget):
             getattr(self.ui, f"inputVolume{suffix}Selector").visible = shown
             if shown:
                 label.text = _("Input volume:") if len(channels) < 2 else f"{channels[number - 1]}:"
-        self.ui.modelSummaryLabel.text = models.summary(model) if model is not None else ""
-        self.ui.modelCardButton.visible = model is not None and bool(model.bundle.card)
-        card = model.bundle.card if model is not None else ""
-        if card != getattr(self, "_card", None):
-            self._card = card
+        if model is not self._shownModel:
+            self._shownModel = model
+            self.ui.modelSummaryBrowser.setHtml(models.summary(model) if model is not None else "")
+            self.ui.modelSummaryBrowser.visible = model is not None
+            card = model.bundle.card if model is not None else ""
             self.ui.modelCardBrowser.setMarkdown(card)
+            self.ui.modelCardButton.visible = bool(card)
         self.ui.uncertaintySelector.enabled = node.uncertaintyMap
         self.ui.ensembleComboBox.enabled = bool(node.moreModels)
         self.showStoredResult()
@@ -240,11 +249,14 @@ class MLISegmentationWidget(widget.MLIWidget):
         """Show the nodes of the latest result of this parameter set."""
         node = self._parameterNode
         self.ui.resultsCollapsibleButton.visible = node.volumesTable is not None
-        self.ui.volumesTableView.setMRMLTableNode(node.volumesTable)
+        segmentationNode = node.outputSegmentation
+        if node.volumesTable is not None and segmentationNode is not None:
+            self.ui.volumesLabel.text = _("Volumes in '{name}'").format(name=segmentationNode.GetName())
+        self.showTable(self.ui.volumesTableView, node.volumesTable)
         for name in ("metricsLabel", "metricsTableView", "showPlotButton"):
             getattr(self.ui, name).visible = node.metricsTable is not None
-        self.ui.metricsTableView.setMRMLTableNode(node.metricsTable)
-        self.ui.show3DButton.setSegmentationNode(node.outputSegmentation)
+        self.showTable(self.ui.metricsTableView, node.metricsTable)
+        self.ui.show3DButton.setSegmentationNode(segmentationNode)
         uncertainty = node.outputUncertainty
         shown = uncertainty is not None and uncertainty.GetScalarVolumeDisplayNode() is not None
         self.ui.uncertaintyThresholdWidget.visible = shown
@@ -310,7 +322,17 @@ class MLISegmentationWidget(widget.MLIWidget):
     def onInstallButton(self, checked=False) -> None:
         with slicer.util.tryWithErrorDisplay(_("The packages were not installed.")):
             install.ensure(self.moduleName)
-        self.ui.installButton.visible = bool(install.missing())
+        self.showMissingPackages()
+
+    def showMissingPackages(self) -> None:
+        """Say what to install, where something is missing."""
+        missing = install.missing()
+        self.ui.installButton.visible = bool(missing)
+        self.ui.checkBrowser.visible = bool(missing)
+        if missing:
+            self.ui.computerCollapsibleButton.collapsed = False
+            text = _("Models need Python packages that are not installed: {packages}. Press 'Install packages'.")
+            self.ui.checkBrowser.setPlainText(text.format(packages=", ".join(missing)))
 
 
 #

@@ -1,5 +1,6 @@
-"""What the tests of the Slicer side share: the paths, and a fresh MRML scene for each test."""
+"""What the tests of the Slicer side share: fresh scenes, models, and a Slicer made of slicer-core and the stand-in."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -10,14 +11,73 @@ import pytest
 slicer = pytest.importorskip("slicer", reason="slicer-core is not installed")
 
 ROOT = Path(__file__).resolve().parents[2]
-for folder in (ROOT / "MLIModules", ROOT / "Testing", ROOT / "Testing" / "unit"):
+for folder in (ROOT / "MLIModules", ROOT / "Testing", ROOT / "Testing" / "unit", ROOT / "Testing" / "slicer"):
     if str(folder) not in sys.path:
         sys.path.append(str(folder))
 
 
 @pytest.fixture
-def scene():
-    """An empty scene of a real MRML application, slicer.mrmlScene for the time of a test."""
+def scene(monkeypatch):
+    """An empty scene, slicer.mrmlScene for the time of a test."""
     made = slicer.vtkMRMLScene()
-    slicer.mrmlScene = made
+    monkeypatch.setattr(slicer, "mrmlScene", made, raising=False)
     return made
+
+
+@pytest.fixture(scope="session")
+def standin():
+    """The stand-in for Slicer's Qt layer, installed in this process."""
+    pytest.importorskip("PySide6", reason="PySide6 is not installed")
+    import slicer_standin
+
+    slicer_standin.install()
+    yield slicer_standin
+    from MLISlicerLib import jobs
+
+    jobs.shared_runner().close()
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory):
+    """The user's folder of models for the session: bundles with random weights."""
+    pytest.importorskip("monai", reason="monai is not installed")
+    from tiny_bundle import write_tiny_bundle
+
+    folder = tmp_path_factory.mktemp("models")
+    write_tiny_bundle(folder / "tiny", labels=("anterior", "posterior"), dropout=0.2)
+    write_tiny_bundle(folder / "tiny-second", labels=("anterior", "posterior"), dropout=0.2, seed=1)
+    write_tiny_bundle(folder / "three-channels", channels=3)
+    docs = folder / "tiny" / "docs"
+    docs.mkdir(exist_ok=True)
+    (docs / "README.md").write_text("# Tiny\n\nRandom weights, for tests.\n")
+    before = os.environ.get("MLI_MODELS")
+    os.environ["MLI_MODELS"] = str(folder)  # the worker inherits it
+    yield folder
+    if before is None:
+        del os.environ["MLI_MODELS"]
+    else:
+        os.environ["MLI_MODELS"] = before
+
+
+@pytest.fixture
+def widget(standin, model_folder):
+    """The panel of MLI Segmentation in an empty scene, with the model "tiny" chosen."""
+    slicer.mrmlScene.Clear()
+    standin.messages.clear()
+    standin.slot_errors.clear()
+    _, made = standin.load_module(ROOT / "MLIModules" / "Segmentation" / "MLISegmentation.py")
+    made._parameterNode.model = "tiny"
+    yield made
+    standin.check_slots()
+    if made.job is not None:
+        made.cancelJob()
+        standin.process_events_until(lambda: made.job is None, 10)
+    standin.unload_module("MLISegmentation")
+
+
+@pytest.fixture(scope="session")
+def pictures():
+    """The folder of pictures for a person to look at."""
+    folder = ROOT / "Testing" / "Output"
+    folder.mkdir(exist_ok=True)
+    return folder

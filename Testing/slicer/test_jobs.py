@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from processes import alive
 
 from MLILib.errors import BadInput, Cancelled, MLIError, WorkerFailed
 from MLISlicerLib.jobs import Call, JobFolder, JobRunner, Status
@@ -59,14 +60,6 @@ def turn_until(runner, condition, seconds=10.0):
         assert time.monotonic() < limit, "waited in vain"
         runner.tick()
         time.sleep(0.005)
-
-
-def alive(pid):
-    """Whether a process runs; one that has ended and waits for its parent to notice does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 class TestCalls:

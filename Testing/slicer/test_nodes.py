@@ -12,6 +12,8 @@ import SimpleITK as sitk
 slicer = pytest.importorskip("slicer", reason="slicer-core is not installed")
 vtk = pytest.importorskip("vtk")
 
+from scenes import linear, make_volume, motion, rotation  # noqa: E402
+
 from MLILib.errors import BadInput  # noqa: E402
 from MLISlicerLib import nodes, transfer  # noqa: E402
 
@@ -28,13 +30,6 @@ def drain(generator):
             next(generator)
     except StopIteration as end:
         return end.value
-
-
-def rotation(seed):
-    """A random rotation matrix."""
-    q, r = np.linalg.qr(np.random.default_rng(seed).normal(size=(3, 3)))
-    q = q * np.sign(np.diag(r))
-    return q * np.linalg.det(q)
 
 
 def every_grid():
@@ -54,30 +49,6 @@ def every_grid():
 
 
 GRIDS = list(every_grid())
-
-
-def make_volume(scene, matrix, size=(5, 7, 4), dtype=np.int16, name="volume"):
-    image = vtk.vtkImageData()
-    image.SetDimensions(size)
-    voxels = np.arange(np.prod(size), dtype=dtype)
-    image.GetPointData().SetScalars(nodes.numpy_support.numpy_to_vtk(voxels, deep=True))
-    node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
-    node.SetAndObserveImageData(image)
-    node.SetIJKToRASMatrix(nodes.vtk_matrix_of(matrix))
-    return node
-
-
-def linear(scene, matrix, name="linear"):
-    node = scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", name)
-    node.SetMatrixTransformToParent(nodes.vtk_matrix_of(matrix))
-    return node
-
-
-def motion(seed=5):
-    matrix = np.eye(4)
-    matrix[:3, :3] = rotation(seed)
-    matrix[:3, 3] = (4.0, 9.0, -2.0)
-    return matrix
 
 
 def scalars_of(array):
