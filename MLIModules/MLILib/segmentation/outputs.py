@@ -92,12 +92,12 @@ def require_names(request: SegmentRequest) -> None:
     written = [request.output, request.uncertainty, request.probabilities, record.path_beside(request.output)]
     if request.uncertainty:
         written.append(mutual_information_path(request.uncertainty))
-    taken = {str(Path(path).absolute()) for path in request.images}
-    for path in written:
-        if path and str(Path(path).absolute()) in taken:
+    taken = {Path(path).resolve() for path in request.images}
+    for path in filter(None, written):
+        if Path(path).resolve() in taken:
             raise BadInput(
                 f"{path} is an input and would be overwritten.",
-                "Another output is named after it.",
+                "It is given as an output, or named after one.",
                 "Give the output another name.",
             )
 
