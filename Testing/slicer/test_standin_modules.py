@@ -305,6 +305,22 @@ class TestApplication:
             composite = slicer.app.layoutManager().sliceWidget(name).mrmlSliceCompositeNode()
             assert composite.GetBackgroundVolumeID() == volume.GetID()
 
+    def test_the_layout_shows_plots_and_tables(self):
+        import slicer
+
+        table = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTableNode", "values")
+        slicer.util.updateTableFromArray(table, (np.array([1.0, 2.0]),), ["x"])
+        chart = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLPlotChartNode", "chart")
+        layout = slicer.app.layoutManager()
+        layout.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
+        assert (layout.plotWidget(0), layout.tableWidget(0)) == (None, None)
+        slicer.modules.plots.logic().ShowChartInLayout(chart)
+        assert layout.plotWidget(0).mrmlPlotViewNode().GetPlotChartNode() is chart
+        layout.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpTableView)
+        slicer.app.applicationLogic().GetSelectionNode().SetActiveTableID(table.GetID())
+        slicer.app.applicationLogic().PropagateTableSelection()
+        assert layout.tableWidget(0).tableView().mrmlTableNode() is table
+
     def test_the_subject_hierarchy_follows_the_scene(self):
         import slicer
 

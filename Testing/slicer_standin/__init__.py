@@ -131,6 +131,9 @@ def _end_qt() -> None:
     """Stops Qt's calls into Python before Python ends."""
     from PySide6 import QtCore
 
+    from . import signals
+
+    signals.slot_errors.clear()  # their tracebacks hold widgets, which must go before Qt does
     QtCore.qInstallMessageHandler(None)
 
 

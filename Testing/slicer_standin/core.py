@@ -34,10 +34,6 @@ _LOGICS = {
     "volumerendering": ("Volume Rendering", "vtkSlicerVolumeRenderingLogic", "VolumeRendering"),
     "volumes": ("Volumes", "vtkSlicerVolumesLogic", "Volumes"),
 }
-_SLICES = {"Red": ("Axial", (0.9529, 0.2902, 0.2)), "Yellow": ("Sagittal", (0.9294, 0.8353, 0.298)),
-           "Green": ("Coronal", (0.4314, 0.6902, 0.2941))}  # fmt: skip
-
-
 _COLOR_FILES = ("GenericColors", "GenericAnatomyColors", "DarkBrightChartColors")
 
 
@@ -77,6 +73,7 @@ class Core:
         self._add_cache(cache_directory)
         self.slice_logics = vtk.vtkCollection()
         self.view_logics = vtk.vtkCollection()
+        self.layout_logic: Any = None
         self.logic.SetSliceLogics(self.slice_logics)
         self.logic.SetViewLogics(self.view_logics)
         for factory in (
@@ -120,19 +117,18 @@ class Core:
         self.titles[name] = title
 
     def _add_views(self) -> None:
-        layout = slicer.vtkMRMLLayoutNode()
-        self.scene.AddNode(layout)
-        for name, (orientation, color) in _SLICES.items():
-            logic = slicer.vtkMRMLSliceLogic()
-            logic.SetMRMLApplicationLogic(self.logic)
-            logic.SetMRMLScene(self.scene)
-            node = logic.AddSliceNode(name)
-            node.SetOrientation(orientation)
-            node.SetLayoutColor(*color)
-            node.SetMappedInLayout(1)
-            self.slice_logics.AddItem(logic)
+        """Makes the view nodes of the layout, which the real layout logic keeps in step with it, and their logics."""
         view = slicer.vtkMRMLViewLogic()
         view.SetMRMLApplicationLogic(self.logic)
         view.SetMRMLScene(self.scene)
-        view.AddViewNode("1").SetMappedInLayout(1)
+        view.AddViewNode("1")
         self.view_logics.AddItem(view)
+        self.layout_logic = slicer.vtkMRMLLayoutLogic()
+        self.layout_logic.SetMRMLScene(self.scene)
+        self.layout_logic.GetLayoutNode().SetViewArrangement(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
+        for index in range(self.scene.GetNumberOfNodesByClass("vtkMRMLSliceNode")):
+            logic = slicer.vtkMRMLSliceLogic()
+            logic.SetMRMLApplicationLogic(self.logic)
+            logic.SetMRMLScene(self.scene)
+            logic.SetSliceNode(self.scene.GetNthNodeByClass(index, "vtkMRMLSliceNode"))
+            self.slice_logics.AddItem(logic)

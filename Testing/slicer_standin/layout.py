@@ -11,6 +11,8 @@ from PySide6 import QtCore, QtWidgets
 
 from .declare import offered, state
 from .qmrml_nodes import qMRMLWidget
+from .qmrml_tables import qMRMLPlotWidget, qMRMLTableWidget
+from .scene_events import NodeObserver
 from .signals import emit
 
 
@@ -109,10 +111,13 @@ class qSlicerLayoutManager(QtCore.QObject):
     def __init__(self, core: Any) -> None:
         super().__init__()
         own = state(self)
-        own.core = core
+        own.core, own.widgets = core, {}
         logics = [core.slice_logics.GetItemAsObject(index) for index in range(core.slice_logics.GetNumberOfItems())]
         own.slices = {logic.GetSliceNode().GetName(): qMRMLSliceWidget(logic) for logic in logics}
         own.threed = [qMRMLThreeDWidget(core.view_logics.GetItemAsObject(0))]
+        own.observer = NodeObserver(self, self._map_views)
+        own.observer.observe(self._layout_node())
+        self._map_views()
 
     def _layout_node(self) -> Any:
         return self.mrmlScene().GetFirstNodeByClass("vtkMRMLLayoutNode")
@@ -145,21 +150,60 @@ class qSlicerLayoutManager(QtCore.QObject):
     def resetThreeDViews(self) -> None:
         """Nothing is drawn."""
 
+    def _mapped(self, class_name: str) -> list:
+        """View nodes of a class that the layout shows."""
+        nodes = state(self).core.layout_logic.GetViewNodes()
+        shown = [nodes.GetItemAsObject(index) for index in range(nodes.GetNumberOfItems())]
+        return [node for node in shown if node.IsA(class_name)]
+
+    def _map_views(self) -> None:
+        """Tells the view nodes whether the layout shows them, as the views of a main window do."""
+        shown = self._mapped("vtkMRMLAbstractViewNode")
+        scene = self.mrmlScene()
+        for index in range(scene.GetNumberOfNodesByClass("vtkMRMLAbstractViewNode")):
+            node = scene.GetNthNodeByClass(index, "vtkMRMLAbstractViewNode")
+            node.SetMappedInLayout(node in shown)
+
     threeDViewCount = property(lambda self: len(state(self).threed))
-    tableViewCount = property(lambda self: 0)
-    plotViewCount = property(lambda self: 0)
+    tableViewCount = property(lambda self: len(self._mapped("vtkMRMLTableViewNode")))
+    plotViewCount = property(lambda self: len(self._mapped("vtkMRMLPlotViewNode")))
 
     def threeDWidget(self, index: int) -> Any:
         """Returns a 3D view, or None."""
         return state(self).threed[index] if 0 <= index < len(state(self).threed) else None
 
+    def _widget(self, class_name: str, index: int, make: Any) -> Any:
+        nodes = self._mapped(class_name)
+        if not 0 <= index < len(nodes):
+            return None
+        kept = state(self).widgets
+        if nodes[index].GetID() not in kept:
+            kept[nodes[index].GetID()] = make(nodes[index])
+        return kept[nodes[index].GetID()]
+
     def tableWidget(self, index: int) -> Any:
-        """Returns None: no layout here has a table."""
-        return None
+        """Returns a table view of the layout, or None."""
+
+        def make(node: Any) -> qMRMLTableWidget:
+            widget = qMRMLTableWidget()
+            widget.setMRMLTableViewNode(node)
+            return widget
+
+        return self._widget("vtkMRMLTableViewNode", index, make)
 
     def plotWidget(self, index: int) -> Any:
-        """Returns None: no layout here has a plot."""
-        return None
+        """Returns a plot view of the layout, or None."""
+
+        def make(node: Any) -> qMRMLPlotWidget:
+            widget = qMRMLPlotWidget()
+            widget.setMRMLPlotViewNode(node)
+            return widget
+
+        return self._widget("vtkMRMLPlotViewNode", index, make)
+
+    def layoutLogic(self) -> Any:
+        """Returns the logic that keeps the view nodes in step with the layout."""
+        return state(self).core.layout_logic
 
     def setLayout(self, layout: int) -> None:
         """Sets the layout by its number."""

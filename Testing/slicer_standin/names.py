@@ -48,6 +48,7 @@ UNCONSTRUCTED: dict[str, dict[str, tuple[str, ...]]] = {
             "textEditWidget",
         )
     },
+    "qMRMLTableWidget": {"qMRMLWidget": ("tableView", "tableController", "mrmlTableViewNode", "setMRMLTableViewNode")},
     "qMRMLThreeDView": {
         "QWidget": ("scheduleRender", "forceRender", "resetFocalPoint", "resetCamera", "mrmlViewNode", "cameraNode")
     },

@@ -1,5 +1,5 @@
-"""Slicer's widgets for tables, plots, texts and the subject hierarchy: qMRMLTableView, qMRMLPlotView, qMRMLPlotWidget,
-qMRMLTextWidget, qMRMLSubjectHierarchyComboBox.
+"""Slicer's widgets for tables, plots, texts and the subject hierarchy: qMRMLTableView, qMRMLTableWidget, qMRMLPlotView,
+qMRMLPlotWidget, qMRMLTextWidget, qMRMLSubjectHierarchyComboBox.
 """
 
 from __future__ import annotations
@@ -79,6 +79,38 @@ class qMRMLTableView(HoldsScene, QtWidgets.QTableView):
         self.transposed = transposed
 
 
+@offered("slicer")
+class qMRMLTableWidget(qMRMLWidget):
+    """A table view of the layout, without its controls."""
+
+    def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
+        super().__init__(parent)
+        own = state(self)
+        own.view, own.node = qMRMLTableView(self), None
+        own.observer = NodeObserver(self, self._show)
+        layout = QtWidgets.QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(own.view)
+
+    def tableView(self) -> qMRMLTableView:
+        """Returns the table."""
+        return state(self).view
+
+    def mrmlTableViewNode(self) -> Any:
+        """Returns the view node."""
+        return state(self).node
+
+    def setMRMLTableViewNode(self, node: Any) -> None:
+        """Sets the view node, which names the table."""
+        state(self).node = node
+        state(self).observer.observe(node)
+        self._show()
+
+    def _show(self) -> None:
+        node = state(self).node
+        state(self).view.setMRMLTableNode(node.GetTableNode() if node is not None else None)
+
+
 # Colours of the axes and their labels.
 _INK = QtGui.QColor("#404040")
 
@@ -92,19 +124,21 @@ class qMRMLPlotView(HoldsScene, QtWidgets.QWidget):
     def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
         super().__init__(parent)
         state(self).view_node = None
-        state(self).observers = []
+        state(self).view_observer = NodeObserver(self, self._on_view)
+        state(self).chart_observer = NodeObserver(self, self._repaint)
         self.setMinimumSize(160, 120)
 
     def setMRMLPlotViewNode(self, node: Any) -> None:
         """Sets the view node, which names the chart."""
-        own = state(self)
-        own.view_node = node
-        for observer in own.observers:
-            observer.observe(None)
-        chart = self._chart()
-        own.observers = [NodeObserver(self, self.update), NodeObserver(self, self.update)]
-        own.observers[0].observe(node)
-        own.observers[1].observe(chart)
+        state(self).view_node = node
+        state(self).view_observer.observe(node)
+        self._on_view()
+
+    def _on_view(self) -> None:
+        state(self).chart_observer.observe(self._chart())
+        self._repaint()
+
+    def _repaint(self) -> None:
         self.update()
 
     def _chart(self) -> Any:
