@@ -385,11 +385,19 @@ class TestWidgets:
         with pytest.raises(AttributeError, match="not writable"):
             qt.QLabel().width = 3
 
-    def test_dialogs_need_an_answer(self):
+    def test_dialogs_need_an_answer_or_close_themselves(self, monkeypatch):
         import qt
+        import slicer
 
-        with pytest.raises(RuntimeError, match="would wait for an answer"):
+        from slicer_standin import qtlayer
+
+        slicer.util.delayDisplay("closes itself", 450)
+
+        with pytest.raises(RuntimeError, match="waits for an answer"):
             qt.QMessageBox().exec_()
+        monkeypatch.setattr(qtlayer, "dialog_patience", 0.05)
+        with pytest.raises(RuntimeError, match="waits for an answer"):
+            qt.QDialog().exec_()
         slicer_standin.dialog_answers.append("/chosen")
         assert qt.QFileDialog.getExistingDirectory() == "/chosen"
 

@@ -263,7 +263,8 @@ def install(testing: bool = True, main_window: bool = True) -> None:
     slicer = _import_slicer()
 
     from . import core, module_loader, picture, qmrml_numbers, qmrml_segments, qmrml_tables, subject_hierarchy  # noqa: F401
-    from .app import Application, Modules, qSlicerScriptedLoadableModule
+    from .app import Application
+    from .core_modules import Modules, qSlicerLoadableModule
 
     picture.ensure_fonts()
     _cut_package()
@@ -275,10 +276,12 @@ def install(testing: bool = True, main_window: bool = True) -> None:
     slicer.moduleNames = types.SimpleNamespace()
     slicer.app = Application(application, made, Path(folder), testing, main_window)
     for name, logic in made.module_logics.items():
-        module = qSlicerScriptedLoadableModule(made.titles[name].replace(" ", ""), "", logic)
+        module = qSlicerLoadableModule(made.titles[name].replace(" ", ""), "", logic)
         module.title = made.titles[name]
         setattr(slicer.modules, name, module)
-    sample_data = qSlicerScriptedLoadableModule("SampleData", str(Path(__file__).with_name("SampleData.py")))
+    sample_data = module_loader.qSlicerScriptedLoadableModule(
+        "SampleData", str(Path(__file__).with_name("SampleData.py"))
+    )
     sample_data.title = "Sample Data"
     slicer.modules.sampledata = sample_data
     slicer.modules.sampleDataSources = {}

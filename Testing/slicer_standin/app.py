@@ -11,7 +11,7 @@ from typing import Any
 from PySide6 import QtCore, QtWidgets
 
 from . import names
-from .declare import offered, prop, stored
+from .core_modules import qSlicerModuleManager
 from .io_manager import qSlicerIOManager
 from .layout import qSlicerLayoutManager, qSlicerMainWindow
 from .signals import SignalAttribute, emit
@@ -29,75 +29,6 @@ class CommandOptions:
         self.pythonCode = ""
         self.pythonScript = ""
         self.extraPythonArguments = ()
-
-
-class Modules:
-    """slicer.modules: an attribute for each module, and what modules put there."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name in names.application("slicer.modules"):
-            raise NotImplementedError(f"the stand-in has no slicer.modules.{name}; Slicer has")
-        raise AttributeError(f"module 'modules' has no attribute '{name}'")
-
-
-@offered("slicer", ("moduleAboutToBeUnloaded(QString)", "moduleLoaded(QString)"))
-class qSlicerModuleManager(QtCore.QObject):
-    """Knows the modules."""
-
-    def module(self, name: str) -> Any:
-        """Returns a module by its name, or None."""
-        import slicer
-
-        found = getattr(slicer.modules, name.lower(), None)
-        return found if getattr(found, "name", None) == name or getattr(found, "title", None) == name else None
-
-    def modulesNames(self) -> tuple[str, ...]:
-        """Returns the names of all modules."""
-        import slicer
-
-        return tuple(module.name for module in vars(slicer.modules).values() if hasattr(module, "widgetRepresentation"))
-
-    def _unloading(self, name: str) -> None:
-        emit(self, "moduleAboutToBeUnloaded(QString)", name)
-
-
-@offered("slicer")
-class qSlicerScriptedLoadableModule(QtCore.QObject):
-    """A module as slicer.modules has it, and the ``parent`` that a scripted module's class fills in."""
-
-    def __init__(self, name: str, path: str, logic: Any = None) -> None:
-        super().__init__()
-        self.__dict__["_parts"] = {"name": name, "path": path, "logic": logic, "widget": None, "self": None}
-
-    title = stored("QString", "title", "")
-    categories = stored("QStringList", "categories", ())
-    contributors = stored("QStringList", "contributors", ())
-    dependencies = stored("QStringList", "dependencies", ())
-    associatedNodeTypes = stored("QStringList", "node_types", ())
-    helpText = stored("QString", "help", "")
-    acknowledgementText = stored("QString", "acknowledgement", "")
-    icon = stored("QIcon", "icon", None)
-    hidden = stored("bool", "hidden", False)
-    index = stored("int", "index", -1)
-    widgetRepresentationCreationEnabled = stored("bool", "creates_widget", True)
-    name = prop("QString", lambda self: self._parts["name"])
-    path = prop("QString", lambda self: self._parts["path"])
-
-    def logic(self) -> Any:
-        """Returns the module's logic in C++."""
-        return self._parts["logic"]
-
-    def widgetRepresentation(self) -> Any:
-        """Returns the module's widget."""
-        return self._parts["widget"]
-
-    def isHidden(self) -> bool:
-        """Whether the module is left out of the menu."""
-        return self.hidden
-
-    def self(self) -> Any:
-        """Returns the Python object that describes the module."""
-        return self._parts["self"]
 
 
 class _Signals(QtCore.QObject):

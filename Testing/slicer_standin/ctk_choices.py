@@ -319,9 +319,7 @@ class ctkColorPickerButton(QtWidgets.QPushButton):
         from . import qtlayer
 
         if not qtlayer.dialog_answers:
-            raise RuntimeError(
-                "A colour dialog would wait for an answer. Add it to slicer_standin.dialog_answers first."
-            )
+            raise RuntimeError("A colour dialog waits for an answer. Add it to slicer_standin.dialog_answers first.")
         self.color = qtlayer.dialog_answers.pop(0)
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import slicer
 from PySide6 import QtWidgets
 
-from .app import qSlicerScriptedLoadableModule
-from .declare import offered, state
+from .core_modules import qSlicerLoadableModule
+from .declare import offered, prop, state
 from .qmrml_nodes import qSlicerWidget
 
 
@@ -23,10 +23,25 @@ class qSlicerScriptedLoadableModuleWidget(qSlicerWidget):
     def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
         super().__init__(parent)
         QtWidgets.QVBoxLayout(self)
+        state(self).python, state(self).module_name = None, ""
+
+    moduleName = prop("QString", lambda self: state(self).module_name)
+
+    def _build(self, name: str) -> None:
+        """Makes the module's Python widget and sets it up."""
+        state(self).module_name = name
+        state(self).python = getattr(sys.modules[name], f"{name}Widget")(self)
+        setattr(slicer.modules, f"{name}Widget", state(self).python)
+        self.setMRMLScene(slicer.mrmlScene)
+        state(self).python.setup()
+
+    def reload(self) -> None:
+        """Makes the Python widget anew."""
+        self._build(state(self).module_name)
 
     def self(self) -> Any:
         """Returns the Python object of class ``<module>Widget``."""
-        return getattr(state(self), "python", None)
+        return state(self).python
 
     def enter(self) -> None:
         """Tells the module that it is shown now."""
@@ -35,6 +50,26 @@ class qSlicerScriptedLoadableModuleWidget(qSlicerWidget):
     def exit(self) -> None:
         """Tells the module that it is no longer shown."""
         getattr(self.self(), "exit", lambda: None)()
+
+
+@offered("slicer")
+class qSlicerScriptedLoadableModule(qSlicerLoadableModule):
+    """A scripted module: what slicer.modules has, and the ``parent`` that the module's class fills in."""
+
+    def widgetRepresentation(self) -> Any:
+        """Returns the module's widget, which is made at the first call; None where it has none."""
+        own = state(self)
+        if "widget" not in vars(own):
+            own.widget = self.createNewWidgetRepresentation()
+        return own.widget
+
+    def createNewWidgetRepresentation(self) -> Any:
+        """Returns a widget of the module's own, or None."""
+        if not hasattr(sys.modules[self.name], f"{self.name}Widget"):
+            return None
+        made = qSlicerScriptedLoadableModuleWidget()
+        made._build(self.name)
+        return made
 
 
 def _import(path: Path) -> Any:
@@ -63,31 +98,24 @@ def load_module(path: str | Path, enter: bool = True) -> tuple[Any, Any]:
         The instance of the module's class, and the instance of its widget's class (None if it has none).
     """
     path = Path(path).resolve()
-    unload_module(path.stem)
+    name = path.stem
+    unload_module(name)
     module = _import(path)
-    parent = qSlicerScriptedLoadableModule(path.stem, str(path), slicer.vtkSlicerScriptedLoadableModuleLogic())
+    parent = qSlicerScriptedLoadableModule(name, str(path), slicer.vtkSlicerScriptedLoadableModuleLogic())
     parent.logic().SetMRMLScene(slicer.mrmlScene)
-    instance = getattr(module, path.stem)(parent)
-    parent._parts["self"] = instance
-    setattr(slicer.modules, path.stem.lower(), parent)
-    setattr(slicer.modules, f"{path.stem}Instance", instance)
-    setattr(slicer.moduleNames, path.stem, path.stem)
+    instance = getattr(module, name)(parent)
+    setattr(slicer.modules, name.lower(), parent)
+    setattr(slicer.modules, f"{name}Instance", instance)
+    setattr(slicer.moduleNames, name, name)
     if hasattr(instance, "setup"):
         instance.setup()
     slicer.app._complete_startup()
-    widget_class = getattr(module, f"{path.stem}Widget", None)
-    if widget_class is None:
+    outer = parent.widgetRepresentation()
+    if outer is None:
         return instance, None
-    outer = qSlicerScriptedLoadableModuleWidget()
-    parent._parts["widget"] = outer
-    widget = widget_class(outer)
-    state(outer).python = widget
-    setattr(slicer.modules, f"{path.stem}Widget", widget)
-    outer.setMRMLScene(slicer.mrmlScene)
-    widget.setup()
     if enter:
         outer.enter()
-    return instance, widget
+    return instance, outer.self()
 
 
 def unload_module(name: str) -> None:

@@ -96,44 +96,37 @@ UNCONSTRUCTED: dict[str, dict[str, tuple[str, ...]]] = {
             "setMRMLScene",
         )
     },
-    "qSlicerModuleManager": {
-        "QObject": ("module", "modulesNames", "factoryManager", "moduleAboutToBeUnloaded", "moduleLoaded")
-    },
-    "qSlicerScriptedLoadableModule": {
+    "qSlicerLoadableModule": {
         "QObject": (
             "title",
             "name",
             "categories",
             "contributors",
+            "dependencies",
+            "associatedNodeTypes",
             "helpText",
             "acknowledgementText",
             "icon",
-            "path",
             "hidden",
-            "dependencies",
             "index",
-            "widgetRepresentationCreationEnabled",
-            "associatedNodeTypes",
-            "logic",
-            "widgetRepresentation",
-            "createNewWidgetRepresentation",
-            "mrmlScene",
-            "setMRMLScene",
-            "appLogic",
-            "self",
-            "isHidden",
+            "path",
             "isInstalled",
             "isBuiltIn",
-            "setPythonSource",
-            "pythonSource",
-            "slicerVersion",
+            "widgetRepresentationCreationEnabled",
+            "logic",
+            "mrmlScene",
+            "widgetRepresentation",
+            "createNewWidgetRepresentation",
         )
     },
-    "qSlicerScriptedLoadableModuleWidget": {
-        "qSlicerWidget": ("self", "setPythonSource", "pythonSource", "module", "moduleName", "enter", "exit")
+    "qSlicerModuleFactoryManager": {"QObject": ("loadedModuleNames", "isLoaded", "loadedModule")},
+    "qSlicerModuleManager": {
+        "QObject": ("module", "modulesNames", "factoryManager", "moduleAboutToBeUnloaded", "moduleLoaded")
     },
+    "qSlicerScriptedLoadableModule": {"qSlicerLoadableModule": ()},
+    "qSlicerScriptedLoadableModuleWidget": {"qSlicerWidget": ("self", "reload", "moduleName", "enter", "exit")},
     "qSlicerWidget": {"QWidget": ("mrmlScene", "setMRMLScene", "mrmlSceneChanged")},
-    "qSlicerMainWindow": {"QWidget": ("statusBar", "moduleSelector")},
+    "qSlicerMainWindow": {"QWidget": ("statusBar", "moduleSelector", "pythonConsole", "errorLogWidget")},
     "qSlicerModuleSelectorToolBar": {"QWidget": ("selectModule", "selectedModule", "modulesMenu", "moduleSelected")},
 }
 

@@ -363,7 +363,7 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
         if self.currentNode() is None:
             return
         if not qtlayer.dialog_answers:
-            raise RuntimeError("A dialog would wait for a name. Add it to slicer_standin.dialog_answers first.")
+            raise RuntimeError("A dialog waits for a name. Add it to slicer_standin.dialog_answers first.")
         name = qtlayer.dialog_answers.pop(0)
         self.currentNode().SetName(name)
         emit(self, "currentNodeRenamed(QString)", name)

@@ -4,6 +4,7 @@ description lists, with the few methods that Qt 5 or PythonQt has and PySide6 ha
 
 from __future__ import annotations
 
+import time
 import types
 from typing import Any
 
@@ -16,6 +17,8 @@ from .uiloader import UiLoader
 # A dialog that waits for a click would stop a test for good. Tests put the answers here, first in, first out: a value
 # to return, or a callable that gets the dialog and returns the value.
 dialog_answers: list[Any] = []
+# Seconds that a dialog may stay open to close itself (slicer.util.delayDisplay does), before it is an error.
+dialog_patience = 5.0
 
 
 def _class_name(self: Any) -> str:
@@ -53,22 +56,33 @@ def _find_child(self: Any, type_: Any, name: str = "") -> Any:
 
 
 def _execute(self: QtWidgets.QDialog) -> Any:
-    """QDialog.exec: answers from ``dialog_answers`` instead of waiting for a person."""
-    if not dialog_answers:
-        title = self.windowTitle
-        text = self.text if isinstance(self, QtWidgets.QMessageBox) else ""
-        raise RuntimeError(
-            f"A dialog would wait for an answer ({type(self).__name__}: {title!r} {text!r}). Add the answer to "
-            "slicer_standin.dialog_answers first."
-        )
-    answer = dialog_answers.pop(0)
-    return answer(self) if callable(answer) else answer
+    """QDialog.exec: takes its answer from ``dialog_answers``, or waits a little for the dialog to close itself."""
+    if dialog_answers:
+        answer = dialog_answers.pop(0)
+        return answer(self) if callable(answer) else answer
+    is_message = isinstance(self, QtWidgets.QMessageBox)
+    if not is_message:
+        # Not Qt's own loop: slicer.util marks its dialogs for deletion before it opens them, and without a main event
+        # loop around it Qt would delete them as soon as another loop starts.
+        self.show()
+        end = time.monotonic() + dialog_patience
+        while self.isVisible() and time.monotonic() < end:
+            QtWidgets.QApplication.processEvents(QtCore.QEventLoop.ProcessEventsFlag.AllEvents, 20)
+            time.sleep(0.002)
+        if not self.isVisible():
+            return self.result()
+        self.hide()
+    title, text = self.windowTitle, self.text if is_message else ""
+    raise RuntimeError(
+        f"A dialog waits for an answer ({type(self).__name__}: {title!r} {text!r}). Add the answer to "
+        "slicer_standin.dialog_answers first."
+    )
 
 
 def _static_answer(name: str) -> Any:
     def ask(*arguments: Any, **keywords: Any) -> Any:
         if not dialog_answers:
-            raise RuntimeError(f"{name} would wait for an answer. Add it to slicer_standin.dialog_answers first.")
+            raise RuntimeError(f"{name} waits for an answer. Add it to slicer_standin.dialog_answers first.")
         answer = dialog_answers.pop(0)
         return answer(*arguments, **keywords) if callable(answer) else answer
 
