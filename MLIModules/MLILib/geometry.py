@@ -170,7 +170,8 @@ def to_tensor(image: sitk.Image | Sequence[sitk.Image]) -> MetaTensor:
     if not all(same_grid(images[0], other) for other in images[1:]):
         msg = "the channels of an image must share one grid"
         raise ValueError(msg)
-    data = np.stack([array_xyz(channel).astype(np.float32) for channel in images])
+    views = [array_xyz(channel) for channel in images]
+    data = views[0].astype(np.float32)[None] if len(views) == 1 else np.stack(views, dtype=np.float32, casting="unsafe")
     meta = monai_meta(images[0]) | {"original_channel_dim": 0}
     affine = torch.as_tensor(meta.pop("affine"), dtype=torch.float64)
     return MetaTensor(torch.from_numpy(data), affine=affine, meta=meta)

@@ -7,6 +7,7 @@ holds no path beyond those the user typed.
 from __future__ import annotations
 
 import datetime
+import functools
 import importlib.metadata
 import json
 import platform
@@ -40,8 +41,9 @@ def path_beside(output: str | Path) -> str:
     return str(path.with_name(files.stem(path) + ".json"))
 
 
-def versions() -> dict[str, str]:
-    """Versions of MLI, Python and the packages that compute; a missing package is left out."""
+@functools.cache
+def _versions() -> dict[str, str]:
+    """Asked once a process: reading the packages' metadata takes some 0.1 s."""
     found = {"mli": __version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -49,6 +51,11 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def versions() -> dict[str, str]:
+    """Versions of MLI, Python and the packages that compute; a missing package is left out."""
+    return dict(_versions())
 
 
 def make(
