@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import abc
 import enum
 import pathlib
-from collections.abc import Callable
 from typing import Any
 
 from PySide6 import QtGui, QtWidgets
@@ -16,12 +14,11 @@ from .annotations import (
     Decimals,
     Default,
     SingleStep,
-    findFirstAnnotation,
     getNodeTypes,
     isNodeOrUnionOfNodes,
-    splitAnnotations,
     unannotatedType,
 )
+from .connector_base import GuiConnector, OneWidgetConnector, createGuiConnector, parameterNodeGuiConnector
 from .pack import FloatRange, isParameterPack, nestedParameterNames
 
 SlicerPackParameterNamePropertyName = "SlicerPackParameterName"
@@ -29,148 +26,8 @@ _PATHS = (pathlib.Path, pathlib.PosixPath, pathlib.WindowsPath, pathlib.PurePath
           pathlib.PureWindowsPath)  # fmt: skip
 
 
-class GuiConnector(abc.ABC):
-    """Base of all connectors, including users'."""
-
-    def __init__(self) -> None:
-        self._callback: Callable | None = None
-
-    @staticmethod
-    @abc.abstractmethod
-    def canRepresent(widget: Any, datatype: Any) -> bool:
-        """Whether this connector can show a type, which may be Annotated, in a widget."""
-
-    @staticmethod
-    @abc.abstractmethod
-    def create(widget: Any, datatype: Any) -> Any:
-        """Returns a connector."""
-
-    def onChanged(self, callback: Callable | None) -> None:
-        """Sets what is called when the user changes the widget; None ends it."""
-        self._callback = callback
-        if callback is None:
-            self._disconnect()
-        else:
-            self._connect()
-
-    def changed(self) -> None:
-        """Called by the widget."""
-        if self._callback is not None:
-            self._callback()
-
-    @abc.abstractmethod
-    def _connect(self) -> None: ...
-
-    @abc.abstractmethod
-    def _disconnect(self) -> None: ...
-
-    @abc.abstractmethod
-    def widget(self) -> Any:
-        """Returns the widget."""
-
-    @abc.abstractmethod
-    def read(self) -> Any:
-        """Returns the widget's value."""
-
-    @abc.abstractmethod
-    def write(self, value: Any) -> None:
-        """Shows a value in the widget."""
-
-
-_registered: list[type[GuiConnector]] = []
-
-
-def parameterNodeGuiConnector(classtype: type | None = None) -> Any:
-    """Class decorator that registers a connector; used with or without parentheses."""
-
-    def register(cls: type[GuiConnector]) -> type[GuiConnector]:
-        if not issubclass(cls, GuiConnector):
-            raise TypeError("Must be a GuiConnector subclass")
-        _registered.append(cls)
-        return cls
-
-    return register if classtype is None else register(classtype)
-
-
-def createGuiConnector(widget: Any, datatype: Any) -> GuiConnector:
-    """Returns a connector for a widget and a type.
-
-    Raises:
-        RuntimeError: no connector can show the type in the widget.
-    """
-    for connector in _registered:
-        if connector.canRepresent(widget, datatype):
-            return connector.create(widget, datatype)
-    raise RuntimeError(f"Unable to create GUI connector from datatype '{datatype}' to widget type '{type(widget)}'.")
-
-
-class _OneWidget(GuiConnector):
-    """A connector that reads and writes one property of one widget.
-
-    A derived class names the widget classes (exactly these), the types, the signal and the property.
-    """
-
-    _widgets: tuple = ()
-    _types: tuple = ()
-    _signal = ""
-    _attribute = ""
-
-    @classmethod
-    def _represents(cls, widget: Any, datatype: Any) -> bool:
-        """Whether the widget is one of the class's and the type too."""
-        return type(widget) in cls._widgets and unannotatedType(datatype) in cls._types
-
-    def __init_subclass__(cls, **keywords: Any) -> None:
-        super().__init_subclass__(**keywords)
-        cls.canRepresent = staticmethod(cls._represents)  # type: ignore[method-assign]
-        # Bound to this class: Slicer's connectors are created by cls.create(widget, datatype).
-        cls.create = staticmethod(lambda w, d: cls(w, d) if cls._represents(w, d) else None)  # type: ignore[method-assign]
-
-    @staticmethod
-    def canRepresent(widget: Any, datatype: Any) -> bool:
-        """Replaced in each derived class."""
-        return False
-
-    @staticmethod
-    def create(widget: Any, datatype: Any) -> Any:
-        """Replaced in each derived class."""
-        return None
-
-    def __init__(self, widget: Any, datatype: Any) -> None:
-        super().__init__()
-        self._widget = widget
-        self._type, self._annotations = splitAnnotations(datatype)
-        self._prepare()
-
-    def _prepare(self) -> None:
-        """Sets the widget up for the type's annotations."""
-
-    def _annotation(self, kind: type) -> Any:
-        return findFirstAnnotation(self._annotations, kind)
-
-    def _connect(self) -> None:
-        if self._signal:
-            getattr(self._widget, self._signal).connect(self.changed)
-
-    def _disconnect(self) -> None:
-        if self._signal:
-            getattr(self._widget, self._signal).disconnect(self.changed)
-
-    def widget(self) -> Any:
-        """Returns the widget."""
-        return self._widget
-
-    def read(self) -> Any:
-        """Returns the property."""
-        return getattr(self._widget, self._attribute)
-
-    def write(self, value: Any) -> None:
-        """Sets the property."""
-        setattr(self._widget, self._attribute, value)
-
-
 @parameterNodeGuiConnector
-class QCheckBoxToBoolConnector(_OneWidget):
+class QCheckBoxToBoolConnector(OneWidgetConnector):
     """bool in a check box."""
 
     _widgets = (QtWidgets.QCheckBox, ctk_sections.ctkCheckBox)
@@ -180,7 +37,7 @@ class QCheckBoxToBoolConnector(_OneWidget):
 
 
 @parameterNodeGuiConnector
-class QCheckablePushButtonToBoolConnector(_OneWidget):
+class QCheckablePushButtonToBoolConnector(OneWidgetConnector):
     """bool in a push button, which becomes checkable."""
 
     _widgets = (QtWidgets.QPushButton,)
@@ -193,7 +50,7 @@ class QCheckablePushButtonToBoolConnector(_OneWidget):
 
 
 @parameterNodeGuiConnector
-class ctkCheckablePushButtonToBoolConnector(_OneWidget):
+class ctkCheckablePushButtonToBoolConnector(OneWidgetConnector):
     """bool in CTK's push button with a check box."""
 
     _widgets = (ctk_sections.ctkCheckablePushButton,)
@@ -211,7 +68,7 @@ class ctkCheckablePushButtonToBoolConnector(_OneWidget):
             self._widget.checked = True
 
 
-class _Numbers(_OneWidget):
+class _Numbers(OneWidgetConnector):
     """What number widgets share: limits, steps and digits from the annotations."""
 
     _signal = "valueChanged"
@@ -272,7 +129,7 @@ class QDoubleSpinBoxCtkSliderWidgetToFloatIntConnector(_Numbers):
 
 
 @parameterNodeGuiConnector
-class QComboBoxToStringableConnector(_OneWidget):
+class QComboBoxToStringableConnector(OneWidgetConnector):
     """A value of a Choice in a combo box."""
 
     _widgets = (QtWidgets.QComboBox, ctk_choices.ctkComboBox)
@@ -299,7 +156,7 @@ class QComboBoxToStringableConnector(_OneWidget):
 
 
 @parameterNodeGuiConnector
-class QComboBoxToEnumConnector(_OneWidget):
+class QComboBoxToEnumConnector(OneWidgetConnector):
     """A member of an enumeration in a combo box, under its label() or its name."""
 
     _widgets = (QtWidgets.QComboBox, ctk_choices.ctkComboBox)
@@ -329,7 +186,7 @@ class QComboBoxToEnumConnector(_OneWidget):
 
 
 @parameterNodeGuiConnector
-class QLineEditToStrConnector(_OneWidget):
+class QLineEditToStrConnector(OneWidgetConnector):
     """str in a line edit."""
 
     _widgets = (QtWidgets.QLineEdit,)
@@ -344,7 +201,7 @@ class QLineEditToStrConnector(_OneWidget):
 
 
 @parameterNodeGuiConnector
-class QLabelToStrConnector(_OneWidget):
+class QLabelToStrConnector(OneWidgetConnector):
     """str in a label, which nobody can change."""
 
     _widgets = (QtWidgets.QLabel,)
@@ -353,7 +210,7 @@ class QLabelToStrConnector(_OneWidget):
 
 
 @parameterNodeGuiConnector
-class QTextEditPlainTextToStrConnector(_OneWidget):
+class QTextEditPlainTextToStrConnector(OneWidgetConnector):
     """str in a text edit."""
 
     _widgets = (QtWidgets.QTextEdit,)
@@ -370,7 +227,7 @@ class QTextEditPlainTextToStrConnector(_OneWidget):
 
 
 @parameterNodeGuiConnector
-class ctkRangeWidgetToRangeConnector(_OneWidget):
+class ctkRangeWidgetToRangeConnector(OneWidgetConnector):
     """FloatRange in the range widgets."""
 
     _widgets = (ctk_ranges.ctkRangeWidget, ctk_ranges.ctkDoubleRangeSlider, qmrml_numbers.qMRMLRangeWidget)
@@ -399,7 +256,7 @@ class ctkRangeWidgetToRangeConnector(_OneWidget):
         self._widget.setValues(value.minimum, value.maximum)
 
 
-class _Path(_OneWidget):
+class _Path(OneWidgetConnector):
     _types = _PATHS
 
     def read(self) -> Any:
@@ -430,7 +287,7 @@ class ctkDirectoryButtonToPathConnector(_Path):
 
 
 @parameterNodeGuiConnector
-class qMRMLNodeComboBoxToNodeConnector(_OneWidget):
+class qMRMLNodeComboBoxToNodeConnector(OneWidgetConnector):
     """A node in qMRMLNodeComboBox, which then offers the type's nodes."""
 
     _widgets = (qmrml_nodes.qMRMLNodeComboBox,)
@@ -454,7 +311,7 @@ class qMRMLNodeComboBoxToNodeConnector(_OneWidget):
 
 
 @parameterNodeGuiConnector
-class ctkColorPickerButtonToQColorConnector(_OneWidget):
+class ctkColorPickerButtonToQColorConnector(OneWidgetConnector):
     """QColor in ctkColorPickerButton."""
 
     _widgets = (ctk_choices.ctkColorPickerButton,)
