@@ -55,7 +55,7 @@ def show_as_uncertainty(volume: slicer.vtkMRMLScalarVolumeNode, maximum: float, 
         display.SetThreshold(0.1 * maximum, maximum)
         display.SetApplyThreshold(True)
         display.SetAndObserveColorNodeID(_color_node(maximum).GetID())
-    legend = slicer.vtkSlicerColorLogic.AddDefaultColorLegendDisplayNode(display)
+    legend = slicer.modules.colors.logic().AddDefaultColorLegendDisplayNode(display)
     legend.SetTitleText(title)
     legend.SetLabelFormat("%.2f")
     legend.SetNumberOfLabels(5)

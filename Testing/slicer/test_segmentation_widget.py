@@ -185,7 +185,7 @@ class TestResult:
 
         display = node.outputUncertainty.GetDisplayNode()
         assert display.GetColorNode().IsA("vtkMRMLProceduralColorNode")
-        legend = slicer.vtkSlicerColorLogic.GetColorLegendDisplayNode(node.outputUncertainty)
+        legend = slicer.modules.colors.logic().GetColorLegendDisplayNode(node.outputUncertainty)
         assert legend.GetTitleText() == "Uncertainty (nats)"
         widget.ui.uncertaintyThresholdSlider.value = 0.5
         assert display.GetApplyThreshold()
