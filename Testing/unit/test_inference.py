@@ -447,6 +447,32 @@ class TestMemoryRunsOut:
         assert math.prod(result.windows[0]) < 96**3
 
 
+class TestWindows:
+    def test_a_window_that_the_network_cannot_take(self, case: Any) -> None:
+        bundle, image, _ = case()
+        with pytest.raises(BadInput, match="fails on a window of 16 x 16 x 16"):  # one voxel at the lowest level
+            segment(image, str(bundle), tile=[16])
+
+    def test_tile_and_overlap_are_heeded(self, case: Any) -> None:
+        bundle, image, file = case(seed=17, low=34)
+
+        def change(config: dict[str, Any]) -> None:
+            config["inferer"].update(roi_size=[48, 32, 32], overlap=0.25)
+
+        result = segment(image, str(bundle), tile=[48, 32, 32], overlap=0.25)
+        assert result.windows == [[48, 32, 32]]
+        assert np.array_equal(array(result.labels), plain_monai.labels(edit(bundle, change), [file]))
+
+    def test_metadata_that_name_other_outputs_are_refused(self, case: Any) -> None:
+        bundle, image, _ = case(labels=("a", "b", "c"))
+        file = bundle / "configs" / "metadata.json"
+        data = json.loads(file.read_text())
+        data["network_data_format"]["outputs"]["pred"]["num_channels"] = 3
+        file.write_text(json.dumps(data))
+        with pytest.raises(BadInput, match="has 4 outputs, but its metadata name 3"):
+            segment(image, str(bundle))
+
+
 class TestEnsembleMustAgree:
     def test_other_labels_are_refused(self, case: Any, tmp_path: Path) -> None:
         bundle, image, _ = case()

@@ -31,9 +31,9 @@ from . import models, outputs, tiles
 from .models import Model
 from .outputs import Segmentation
 from .postprocessing import Postprocessing
-from .prediction import Job, Prediction, Wanted, predict
+from .prediction import SUMS, Job, Prediction, Wanted, passes, predict
 from .preparation import Prepared, prepare
-from .sliding_window import Tiling, accumulator_bytes
+from .sliding_window import Tiling, WindowRefused, accumulator_bytes
 from .tiles import Setup
 from .whole import predict_whole
 
@@ -193,7 +193,7 @@ def _segment(
         for model in chosen:
             model.network(device)
     sizes = [tuple(p.image.shape[1:]) for p in prepared]
-    setup = _first_setup(chosen, tilings, sizes, device, warnings)
+    setup = _first_setup(chosen, tilings, sizes, device, wanted, warnings)
 
     def compute(setup: Setup) -> Prediction:
         if planar:
@@ -314,6 +314,7 @@ def _first_setup(
     tilings: Sequence[Tiling],
     sizes: Sequence[tuple[int, ...]],
     device: torch.device,
+    wanted: Wanted,
     warnings: list[str],
 ) -> Setup:
     """Windows and batches that fit the free memory."""
@@ -328,23 +329,13 @@ def _first_setup(
                 f"of {' x '.join(map(str, fit.window(size)))} instead of {' x '.join(map(str, window))} voxels."
             )
         fits.append((fit, batch))
-    store = _store(chosen, fits, sizes, device, free)
-    return Setup(tuple(t for t, _ in fits), tuple(b for _, b in fits), device, store)
-
-
-def _store(
-    chosen: Sequence[Model],
-    fits: Sequence[tuple[Tiling, int]],
-    sizes: Sequence[tuple[int, ...]],
-    device: torch.device,
-    free: int | None,
-) -> torch.device:
-    """Where sums are kept: beside the network when they take no more than a quarter of what is free there."""
-    need = sum(
-        accumulator_bytes(tiling, size, model.classes, 0)
+    # The sums of windows stay beside the network where they take no more than a quarter of what is free there.
+    sums = sum(
+        accumulator_bytes(tiling, size, model.classes, 0) * passes(model, wanted)
         for model, (tiling, _), size in zip(chosen, fits, sizes, strict=True)
     )
-    return device if free is not None and need <= free / 4 else torch.device("cpu")
+    store = device if min(sums, SUMS) <= free / 4 else torch.device("cpu")
+    return Setup(tuple(t for t, _ in fits), tuple(b for _, b in fits), device, store)
 
 
 def _with_fallbacks(
@@ -366,6 +357,10 @@ def _with_fallbacks(
         before = setup
         try:
             prediction = compute(setup)
+        except WindowRefused:
+            if setup.tilings == first.tilings:
+                raise
+            continue
         except (RuntimeError, MemoryError) as error:
             if not devices.is_out_of_memory(error):
                 raise

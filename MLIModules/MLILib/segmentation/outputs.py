@@ -194,7 +194,7 @@ def segmentation(
         most = max((label.value for label in labels), default=0) + 1
         found = np.zeros(most, np.int64)
         for part in array:  # slice by slice: bincount makes 8 bytes of each voxel
-            found += np.bincount(part.ravel(), minlength=max(most, int(part.max()) + 1))[:most]
+            found += np.bincount(part.ravel(), minlength=most)[:most]
         counts = [int(found[label.value]) for label in labels]
     return Segmentation(
         labels=geometry.from_array(array, grid),

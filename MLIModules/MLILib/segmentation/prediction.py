@@ -118,10 +118,10 @@ def predict(
     axis = _stream_axis(jobs[0])
     strips = _strips(jobs, setup, wanted, shape, axis)
     total = sum(
-        _windows(job, tiling, strip) * len(_flips(job, wanted))
+        _windows(job, tiling, strip) * passes(job.model, wanted)
         for strip in strips
         for job, tiling in zip(jobs, setup.tilings, strict=True)
-    ) * max(wanted.samples, 1)
+    )
     done = 0
 
     def count(windows: int) -> None:
@@ -216,13 +216,13 @@ class _Source:
         self._box = job.chain.need(strip)
         self._spans = [job.chain.need(slab)[self._axis] for slab in order]
         falling = self._spans[-1][0] < self._spans[0][0]
-        flips = _flips(job, wanted)
+        flips = _flips(job.model, wanted)
         network = job.model.network(setup.device)
 
         def field(sample: int, number: int, flip: tuple[int, ...]) -> Field:
             return Field(
                 job.prepared.image,
-                _predictor(network, wanted, sample * len(flips) + number),
+                _predictor(job.model, network, wanted, sample * len(flips) + number),
                 setup.tilings[index],
                 axis=self._axis,
                 box=self._box,
@@ -348,7 +348,6 @@ def _strips(jobs: Sequence[Job], setup: Setup, wanted: Wanted, shape: tuple[int,
     """The image in as many parts across the streaming axis as keep the sums within :data:`SUMS`."""
     whole: Box = tuple((0, n) for n in shape)
     across = max((i for i in range(len(shape)) if i != axis), key=lambda i: shape[i])
-    fields = max(len(_flips(job, wanted)) for job in jobs) * max(wanted.samples, 1)
     count = 1
     while True:
         cuts = [round(i * shape[across] / count) for i in range(count + 1)]
@@ -358,11 +357,12 @@ def _strips(jobs: Sequence[Job], setup: Setup, wanted: Wanted, shape: tuple[int,
         most = max(
             sum(
                 accumulator_bytes(tiling, job.size, job.model.classes, job.chain.axis(axis) or 0, job.chain.need(strip))
+                * passes(job.model, wanted)
                 for job, tiling in zip(jobs, setup.tilings, strict=True)
             )
             for strip in strips
         )
-        if most * fields <= SUMS or shape[across] // (count + 1) < NARROWEST:
+        if most <= SUMS or shape[across] // (count + 1) < NARROWEST:
             return strips
         count += 1
 
@@ -386,20 +386,35 @@ def _windows(job: Job, tiling: Tiling, strip: Box) -> int:
     return math.prod(counts)
 
 
-def _flips(job: Job, wanted: Wanted) -> list[tuple[int, ...]]:
+def passes(model: Model, wanted: Wanted) -> int:
+    """How often a model runs over the image."""
+    return len(_flips(model, wanted)) * max(wanted.samples, 1)
+
+
+def _flips(model: Model, wanted: Wanted) -> list[tuple[int, ...]]:
     """The mirror images to average: every set of the model's mirror axes, the empty one first."""
-    axes = job.model.bundle.mirror_axes if wanted.flips else ()
+    axes = model.bundle.mirror_axes if wanted.flips else ()
     return [chosen for n in range(len(axes) + 1) for chosen in itertools.combinations(axes, n)]
 
 
-def _predictor(network: torch.nn.Module, wanted: Wanted, member: int) -> Callable[[torch.Tensor], torch.Tensor]:
+def _predictor(
+    model: Model, network: torch.nn.Module, wanted: Wanted, member: int
+) -> Callable[[torch.Tensor], torch.Tensor]:
     """The network as a function of windows; a dropout sample draws the same numbers whatever else is computed."""
     calls = itertools.count()
 
     def predict_windows(data: torch.Tensor) -> torch.Tensor:
         if wanted.samples:
             torch.manual_seed((wanted.seed * 1_000_003 + member) * 1_000_003 + next(calls))
-        return first_tensor(network(data))
+        output = first_tensor(network(data))
+        if output.shape[1] != model.classes:
+            raise BadInput(
+                f"The network of the model {model.bundle.name} has {output.shape[1]} outputs, but its metadata name "
+                f"{model.classes}.",
+                "configs/metadata.json and the network are of different versions.",
+                "Ask its authors for a complete MONAI bundle.",
+            )
+        return output
 
     return predict_windows
 

@@ -16,11 +16,16 @@ import torch
 from monai.data.utils import compute_importance_map
 from torch.nn import functional
 
+from .. import device
 from ..errors import BadInput
 
 #: (start, stop) along each spatial axis.
 Box = tuple[tuple[int, int], ...]
 Predict = Callable[[torch.Tensor], torch.Tensor]
+
+
+class WindowRefused(BadInput):
+    """The network cannot work on windows of this size."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,15 +235,9 @@ class Field:
         data = torch.stack(windows).to(self._device)
         if self._flip_dims:
             data = data.flip(self._flip_dims)
-        output = self._predict(data)
+        output = self._computed(data)
         if self._flip_dims:
             output = output.flip(self._flip_dims)
-        if tuple(output.shape[2:]) != self._window:
-            raise BadInput(
-                f"The model answers a window of {_times(self._window)} voxels with one of {_times(output.shape[2:])}.",
-                "Its network changes the size, or the window does not suit it.",
-                "Choose a window (tile) that the model's card allows, or another model.",
-            )
         weighted = (output * self._weights).to(self._store)
         weights = self._weights.to(self._store)
         for corner, part in zip(corners, weighted, strict=True):
@@ -246,6 +245,26 @@ class Field:
         self._next += len(corners)
         if self._on_windows is not None:
             self._on_windows(len(corners))
+
+    def _computed(self, data: torch.Tensor) -> torch.Tensor:
+        remedy = "Choose a window (tile) of the size that the model's card gives, or a multiple of 32 a side."
+        try:
+            output = self._predict(data)
+        except (RuntimeError, ValueError) as error:
+            if device.is_out_of_memory(error):
+                raise
+            raise WindowRefused(
+                f"The model's network fails on a window of {_times(self._window)} voxels.",
+                (str(error).strip().splitlines() or [type(error).__name__])[0],
+                remedy,
+            ) from error
+        if tuple(output.shape[2:]) != self._window:
+            raise WindowRefused(
+                f"The model answers a window of {_times(self._window)} voxels with one of {_times(output.shape[2:])}.",
+                "Its network changes the size, or the window does not suit it.",
+                remedy,
+            )
+        return output
 
     def _add(self, corner: tuple[int, ...], part: torch.Tensor, weights: torch.Tensor) -> None:
         """Add a weighted window (class, *window) to the segments it touches."""
