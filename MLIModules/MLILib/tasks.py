@@ -71,6 +71,7 @@ class SegmentRequest(Request):
     )  # fmt: skip
     overlap: float = setting(0.5, "Overlap of neighbouring windows, a fraction.", minimum=0.0, maximum=0.9)
     seed: int = setting(0, "Seed of Monte-Carlo dropout.", minimum=0, maximum=2**31 - 1)
+    compress: bool = setting(True, "Compress .nrrd and .mha outputs: smaller, but slower to write and to read.")
     trust: tuple[str, ...] = setting(
         (), "sha256 of a bundle whose configuration may name any Python callable.", metavar="SHA256"
     )

@@ -18,9 +18,11 @@ REQUIREMENTS = (
     "SimpleITK>=2.4,<3",
     "numpy>=1.26,<3",
     "scipy>=1.12,<2",
+    "PyYAML>=6,<7",
 )
 
 _TORCH = REQUIREMENTS[0]
+_complete = False
 
 
 def missing() -> list[str]:
@@ -42,8 +44,12 @@ def ensure(requester: str) -> None:
     """
     import slicer.packaging
 
+    global _complete
+    if _complete:
+        return  # to look again takes a tenth of a second, and packages do not go away by themselves
     wanted = missing()
-    if not wanted:
+    _complete = not wanted
+    if _complete:
         return
     try:
         if _TORCH in wanted and importlib.util.find_spec("PyTorchUtils") is not None:

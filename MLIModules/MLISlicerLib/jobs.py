@@ -179,6 +179,7 @@ class JobRunner:
             breathe()
             if job._waits is not None or job.state == "stopping":
                 time.sleep(0.005)
+        self._tell()
         if job.error is not None:
             raise job.error
         return job.result
@@ -210,7 +211,10 @@ class JobRunner:
     def tick(self) -> None:
         """Look at the worker and let every job do a little; the timer calls this."""
         if self._ticking:
-            return  # a callback of a step let the event loop run
+            return  # a step let the event loop run
+        if self._news:
+            self._tell()  # a turn of its own: steps and what is shown of them are each short, both together may not be
+            return
         self._ticking = True
         try:
             self._listen()
@@ -223,10 +227,17 @@ class JobRunner:
             self._call_next()
         finally:
             self._ticking = False
+        self._wind_for_next()
+
+    def _tell(self) -> None:
+        """Call back; outside a step, since a callback may open a dialog, which runs an event loop of its own."""
         news, self._news = self._news, []
-        for tell in news:  # after the turn, since a callback may open a dialog, which runs an event loop of its own
+        self._wind_for_next()
+        for tell in news:
             tell()
-        if any(job._waits is None and job.state == "running" for job in self._jobs):
+
+    def _wind_for_next(self) -> None:
+        if self._news or any(job._waits is None and job.state == "running" for job in self._jobs):
             self._wind(_WORK)
         elif self._jobs or self._dying:
             self._wind(_WATCH)

@@ -364,6 +364,16 @@ def fill_text(node: slicer.vtkMRMLTextNode, text: str) -> None:
     node.SetForceCreateStorageNode(slicer.vtkMRMLTextNode.CreateStorageNodeNever)
 
 
+def file_beside(node: slicer.vtkMRMLNode, volume: slicer.vtkMRMLVolumeNode) -> None:
+    """Put a result into the patient, study or folder that the volume is in, in the Data module's tree."""
+    hierarchy = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLSubjectHierarchyNode")
+    if hierarchy is None:
+        return
+    place, item = hierarchy.GetItemByDataNode(volume), hierarchy.GetItemByDataNode(node)
+    if place and item:  # 0 is no item
+        hierarchy.SetItemParent(item, hierarchy.GetItemParent(place))
+
+
 # -- all or nothing
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import slicer
 from slicer.i18n import tr as _
 
-from MLILib.errors import BadInput
+from MLILib.errors import BadInput, MLIError, from_json
 
 from . import display, nodes
 from .jobs import Call, JobFolder, Status, Steps
@@ -51,6 +51,8 @@ class Inputs:
         uncertainty_volume: node that receives it; a new one when None.
         reference: a segmentation to compare with, or None.
         tolerance: of the surface Dice, mm.
+        previous: nodes that describe what `segmentation` holds now and are refreshed with it, by their name in
+            :class:`Result` ("volumes", "record", "metrics", "chart").
     """
 
     volumes: Sequence[slicer.vtkMRMLScalarVolumeNode]
@@ -60,6 +62,7 @@ class Inputs:
     uncertainty_volume: slicer.vtkMRMLScalarVolumeNode | None = None
     reference: slicer.vtkMRMLSegmentationNode | None = None
     tolerance: float = 1.0
+    previous: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass
@@ -105,8 +108,11 @@ def steps(inputs: Inputs) -> Steps:
         files = {"output": folder / "labels.seg.nrrd"}  # keeps labels that overlap apart
         if inputs.uncertainty:
             files["uncertainty"] = folder / "uncertainty.nrrd"
-        request = {**inputs.settings, "images": [str(path) for path in images]}
-        details = yield Call("segment", {**request, **{key: str(path) for key, path in files.items()}})
+        request = {**inputs.settings, "images": [str(path) for path in images], "compress": False}
+        try:
+            details = yield Call("segment", {**request, **{key: str(path) for key, path in files.items()}})
+        except MLIError as error:
+            raise _with_names(error, inputs.volumes, images) from error
         for path in images:
             yield from discard(path)
         metrics = None
@@ -131,6 +137,15 @@ def steps(inputs: Inputs) -> Steps:
             nodes.require_grid(grid, volume)
         with nodes.all_or_nothing():
             return _show(inputs, volume, details, metrics, layers, maps, text)
+
+
+def _with_names(error: MLIError, volumes: Sequence[slicer.vtkMRMLVolumeNode], images: Sequence[Path]) -> MLIError:
+    """The error with the volumes' names in place of the job's files, which the reader never saw."""
+    told = error.to_json()
+    for key in ("what", "cause", "remedy"):
+        for volume, path in zip(volumes, images, strict=True):
+            told[key] = told[key].replace(str(path), volume.GetName())
+    return from_json(told)
 
 
 def _read_labels(path: Path) -> Steps:
@@ -212,14 +227,13 @@ def _show(
 ) -> Result:
     """Make the nodes: the one step that touches the scene."""
     name = volume.GetName()
-    segmentation = inputs.segmentation
-    if segmentation is None or segmentation.GetScene() is None:
-        segmentation = _new("vtkMRMLSegmentationNode", _("{name} segmentation").format(name=name))
+    segmentation = _node(inputs.segmentation, "vtkMRMLSegmentationNode", _("{name} segmentation").format(name=name))
+    told = segmentation.GetName()
     nodes.fill_segmentation(segmentation, layers, details["labels"], volume)
     result = Result(
         segmentation=segmentation,
-        volumes=_new("vtkMRMLTableNode", _("{name} volumes").format(name=segmentation.GetName())),
-        record=_new("vtkMRMLTextNode", _("{name} run record").format(name=segmentation.GetName())),
+        volumes=_node(inputs.previous.get("volumes"), "vtkMRMLTableNode", _("{name} volumes").format(name=told)),
+        record=_node(inputs.previous.get("record"), "vtkMRMLTextNode", _("{name} run record").format(name=told)),
         details=details,
     )
     nodes.fill_table(
@@ -237,9 +251,8 @@ def _show(
         ("uncertainty", _("Uncertainty (nats)")),
     ):
         if key in maps:
-            node = inputs.uncertainty_volume if key == "uncertainty" else None
-            if node is None or node.GetScene() is None:
-                node = _new("vtkMRMLScalarVolumeNode", f"{name} {title.partition(' (')[0].lower()}")
+            given = inputs.uncertainty_volume if key == "uncertainty" else None
+            node = _node(given, "vtkMRMLScalarVolumeNode", f"{name} {title.partition(' (')[0].lower()}")
             nodes.fill_volume(node, maps[key], nodes.grid_of(volume))
             nodes.place_like(node, volume)
             display.show_as_uncertainty(node, maximum, title)
@@ -248,24 +261,30 @@ def _show(
             else:
                 result.mutual_information = node
     if metrics is not None:
-        _show_metrics(result, metrics)
+        _show_metrics(result, metrics, inputs.previous)
+    for field in dataclasses.fields(result):
+        node = getattr(result, field.name)
+        if field.name != "details" and node is not None:
+            nodes.file_beside(node, volume)
     display.show_over(volume, result.uncertainty)
     return result
 
 
-def _show_metrics(result: Result, metrics: Mapping[str, Any]) -> None:
+def _show_metrics(result: Result, metrics: Mapping[str, Any], previous: Mapping[str, Any]) -> None:
     rows = [*metrics["labels"], "mean"]
     columns: dict[str, list[str]] = {_("Structure"): [*metrics["labels"], _("mean")]}
     columns |= {heading: [_number(metrics[row].get(key)) for row in rows] for key, heading in _METRICS.items()}
     numbers = {heading: [math.nan if v == "" else float(v) for v in columns[heading]] for heading in _METRICS.values()}
     name = result.segmentation.GetName()
-    result.metrics = _new("vtkMRMLTableNode", _("{name} agreement").format(name=name))
+    result.metrics = _node(previous.get("metrics"), "vtkMRMLTableNode", _("{name} agreement").format(name=name))
     nodes.fill_table(result.metrics, {_("Structure"): columns[_("Structure")], **numbers})
-    result.chart = _new("vtkMRMLPlotChartNode", _("{name} agreement plot").format(name=name))
+    result.chart = _node(previous.get("chart"), "vtkMRMLPlotChartNode", _("{name} agreement plot").format(name=name))
+    for old in [result.chart.GetNthPlotSeriesNode(n) for n in range(result.chart.GetNumberOfPlotSeriesNodes())]:
+        slicer.mrmlScene.RemoveNode(old)
     nodes.fill_bar_plot(
         result.chart,
         result.metrics,
-        {heading: _new("vtkMRMLPlotSeriesNode", heading) for heading in _BARS},
+        {heading: _node(None, "vtkMRMLPlotSeriesNode", heading) for heading in _BARS},
         title=_("Agreement with the reference"),
         labels=_("Structure"),
         y_title=_("Score"),
@@ -285,7 +304,10 @@ def record_text(record: Mapping[str, Any], volumes: Sequence[slicer.vtkMRMLVolum
     return text.replace(json.dumps(f"{images[0].parent}/")[1:-1], "")
 
 
-def _new(class_name: str, name: str) -> Any:
+def _node(given: Any, class_name: str, name: str) -> Any:
+    """The node that was given, if it is still in the scene, or a new one."""
+    if given is not None and given.GetScene() is not None:
+        return given
     return slicer.mrmlScene.AddNewNodeByClass(class_name, slicer.mrmlScene.GenerateUniqueName(name))
 
 

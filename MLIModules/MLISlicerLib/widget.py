@@ -263,7 +263,7 @@ class MLIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.say(error.what)
         logging.error("%s: %s", type(error).__name__, error)
         text = "\n\n".join(part for part in (error.what, error.cause, error.remedy) if part)
-        slicer.util.errorDisplay(text, windowTitle=slicer.util.modulePath(self.moduleName) and self.moduleTitle())
+        slicer.util.errorDisplay(text, windowTitle=self.moduleTitle())
 
     def moduleTitle(self) -> str:
         """The module's name for a reader."""

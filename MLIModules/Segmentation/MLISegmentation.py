@@ -141,7 +141,8 @@ class MLISegmentationWidget(widget.MLIWidget):
     def setupModule(self) -> None:
         """Fill the choosers and connect the widgets."""
         self.models = {}
-        self._shownModel = self  # none of the models yet
+        self._shownModel = self  # neither a model nor None: nothing has been shown yet
+        self._shownResult = None
         self.fillModels()
         self.fillDevices(self.ui.deviceComboBox)
         for text, value in ((_("Mean of probabilities"), "mean"), (_("Majority vote"), "vote")):
@@ -203,6 +204,13 @@ class MLISegmentationWidget(widget.MLIWidget):
                 question = _("'{name}' is not empty. Replace what it holds?\n\nNo puts the result into a new node.")
                 if not slicer.util.confirmYesNoDisplay(question.format(name=output.GetName()), _("MLI Segmentation")):
                     setattr(inputs, name, None)
+        if inputs.segmentation is not None:
+            inputs.previous = {
+                "volumes": node.volumesTable,
+                "record": node.record,
+                "metrics": node.metricsTable,
+                "chart": node.metricsChart,
+            }
         self._jobParameterNode = node
         return segmentation.steps(inputs)
 
@@ -246,26 +254,29 @@ class MLISegmentationWidget(widget.MLIWidget):
         self.showStoredResult()
 
     def showStoredResult(self) -> None:
-        """Show the nodes of the latest result of this parameter set."""
+        """Show the nodes of the latest result of this parameter set, if they are not shown already."""
         node = self._parameterNode
-        self.ui.resultsCollapsibleButton.visible = node.volumesTable is not None
-        segmentationNode = node.outputSegmentation
-        if node.volumesTable is not None and segmentationNode is not None:
+        result = (node.outputSegmentation, node.volumesTable, node.metricsTable, node.outputUncertainty)
+        if result == self._shownResult:
+            return
+        self._shownResult = result
+        segmentationNode, volumesTable, metricsTable, uncertainty = result
+        self.ui.resultsCollapsibleButton.visible = volumesTable is not None
+        if volumesTable is not None and segmentationNode is not None:
             self.ui.volumesLabel.text = _("Volumes in '{name}'").format(name=segmentationNode.GetName())
-        self.showTable(self.ui.volumesTableView, node.volumesTable)
+        self.showTable(self.ui.volumesTableView, volumesTable)
         for name in ("metricsLabel", "metricsTableView", "showPlotButton"):
-            getattr(self.ui, name).visible = node.metricsTable is not None
-        self.showTable(self.ui.metricsTableView, node.metricsTable)
+            getattr(self.ui, name).visible = metricsTable is not None
+        self.showTable(self.ui.metricsTableView, metricsTable)
         self.ui.show3DButton.setSegmentationNode(segmentationNode)
-        uncertainty = node.outputUncertainty
         shown = uncertainty is not None and uncertainty.GetScalarVolumeDisplayNode() is not None
         self.ui.uncertaintyThresholdWidget.visible = shown
         if shown:
-            range_ = uncertainty.GetScalarVolumeDisplayNode()
+            displayNode = uncertainty.GetScalarVolumeDisplayNode()
             slider = self.ui.uncertaintyThresholdSlider
             wasBlocked = slider.blockSignals(True)
-            slider.maximum = range_.GetWindowLevelMax()
-            slider.value = range_.GetLowerThreshold()
+            slider.maximum = displayNode.GetWindowLevelMax()
+            slider.value = displayNode.GetLowerThreshold()
             slider.blockSignals(wasBlocked)
 
     # -- buttons

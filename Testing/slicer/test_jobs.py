@@ -231,8 +231,9 @@ class TestCancel:
         assert list(tmp_path.iterdir())
         runner.cancel(job)
         runner.cancel(job)
-        turn_until(runner, lambda: job.finished)
+        turn_until(runner, lambda: bool(told))
         assert told == ["cancelled"]
+        assert job.finished
         assert not list(tmp_path.iterdir())
 
     def test_cancel_before_the_worker_is_asked_keeps_it(self, runner):

@@ -345,6 +345,23 @@ class TestTablesAndPlots:
         assert node.GetForceCreateStorageNode() == slicer.vtkMRMLTextNode.CreateStorageNodeNever
 
 
+class TestSubjectHierarchy:
+    def test_a_result_goes_into_the_volumes_folder(self, scene):
+        hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+        volume, table = make_volume(scene, np.eye(4)), scene.AddNewNodeByClass("vtkMRMLTableNode")
+        folder = hierarchy.CreateFolderItem(hierarchy.GetSceneItemID(), "patient")
+        hierarchy.CreateItem(folder, volume)
+        item = hierarchy.CreateItem(hierarchy.GetSceneItemID(), table)
+        nodes.file_beside(table, volume)
+        assert hierarchy.GetItemParent(item) == folder
+
+    def test_without_a_tree_nothing_happens(self, scene):
+        volume, table = make_volume(scene, np.eye(4)), scene.AddNewNodeByClass("vtkMRMLTableNode")
+        before = scene.GetNumberOfNodes()
+        nodes.file_beside(table, volume)
+        assert scene.GetNumberOfNodes() == before
+
+
 class TestAllOrNothing:
     def test_an_error_takes_back_what_was_added(self, scene):
         make_volume(scene, np.eye(4))

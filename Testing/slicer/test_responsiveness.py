@@ -11,7 +11,7 @@ import pytest
 
 slicer = pytest.importorskip("slicer", reason="slicer-core is not installed")
 
-from gaps import Gaps  # noqa: E402
+from gaps import Gaps, require_quiet  # noqa: E402
 from scenes import add_volume  # noqa: E402
 
 from MLISlicerLib.jobs import JobRunner  # noqa: E402
@@ -46,8 +46,9 @@ def test_a_ct_never_holds_the_gui(runner, standin, slices, capsys):
         pauses.append(gaps.longest)
     with capsys.disabled():
         print(f"\n  {slices} slices: longest pauses of the GUI {[round(1000 * p) for p in pauses]} ms", end="")
-    assert min(pauses) < 0.1
     node = results[-1].segmentation
     labels = slicer.util.arrayFromSegmentBinaryLabelmap(node, node.GetSegmentation().GetNthSegmentID(0), volume)
     assert labels.sum() == slices * 512 * 512 // 2
     assert slicer.util.arrayFromVolume(results[-1].uncertainty).max() == 0.5
+    require_quiet()
+    assert min(pauses) < 0.1

@@ -249,9 +249,9 @@ def write(result: Segmentation, request: SegmentRequest, outputs: files.Outputs)
     target = outputs.path(request.output)
     if kind == ".seg.nrrd":
         voxels = result.labels if result.layers is None else result.layers
-        seg_nrrd.write(voxels, segments, target, final=request.output)
+        seg_nrrd.write(voxels, segments, target, final=request.output, compress=request.compress)
     else:
-        images.write(result.labels, target, final=request.output)
+        images.write(result.labels, target, final=request.output, compress=request.compress)
         if result.layers is not None:
             result.warnings.append(
                 f"The labels of this model overlap, which {kind} cannot hold: smaller labels cover larger ones. "
@@ -271,6 +271,6 @@ def write(result: Segmentation, request: SegmentRequest, outputs: files.Outputs)
     ]
     for what, path, image in optional:
         if image is not None:
-            images.write(image, outputs.path(path), final=path)
+            images.write(image, outputs.path(path), final=path, compress=request.compress)
             paths[what] = path
     return paths

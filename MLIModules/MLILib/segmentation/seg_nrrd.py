@@ -20,7 +20,7 @@ _TISSUE = (
 )
 
 
-def write(labels: sitk.Image, segments: Sequence[Label], path: str, *, final: str = "") -> None:
+def write(labels: sitk.Image, segments: Sequence[Label], path: str, *, final: str = "", compress: bool = True) -> None:
     """Write a segmentation.
 
     Args:
@@ -28,6 +28,7 @@ def write(labels: sitk.Image, segments: Sequence[Label], path: str, *, final: st
         segments: what its values (or components) mean; one that does not occur is written as an empty segment.
         path: file to write now.
         final: the name the user knows, for errors.
+        compress: gzip the voxels.
 
     Raises:
         BadInput: the disk is full.
@@ -42,7 +43,7 @@ def write(labels: sitk.Image, segments: Sequence[Label], path: str, *, final: st
         image.EraseMetaData(key)
     for key, value in pairs.items():
         image.SetMetaData(key, value)
-    images.write(image, path, final=final)
+    images.write(image, path, final=final, compress=compress)
 
 
 def header(voxels: np.ndarray, segments: Sequence[Label], ijk_to_ras: np.ndarray, *, layered: bool) -> dict[str, str]:
