@@ -23,9 +23,10 @@ class qSlicerScriptedLoadableModuleWidget(qSlicerWidget):
     def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
         super().__init__(parent)
         QtWidgets.QVBoxLayout(self)
-        state(self).python, state(self).module_name = None, ""
+        state(self).python, state(self).module_name, state(self).entered = None, "", False
 
     moduleName = prop("QString", lambda self: state(self).module_name)
+    isEntered = prop("bool", lambda self: state(self).entered)
 
     def _build(self, name: str) -> None:
         """Makes the module's Python widget and sets it up."""
@@ -45,10 +46,12 @@ class qSlicerScriptedLoadableModuleWidget(qSlicerWidget):
 
     def enter(self) -> None:
         """Tells the module that it is shown now."""
+        state(self).entered = True
         getattr(self.self(), "enter", lambda: None)()
 
     def exit(self) -> None:
         """Tells the module that it is no longer shown."""
+        state(self).entered = False
         getattr(self.self(), "exit", lambda: None)()
 
 

@@ -124,7 +124,9 @@ UNCONSTRUCTED: dict[str, dict[str, tuple[str, ...]]] = {
         "QObject": ("module", "modulesNames", "factoryManager", "moduleAboutToBeUnloaded", "moduleLoaded")
     },
     "qSlicerScriptedLoadableModule": {"qSlicerLoadableModule": ()},
-    "qSlicerScriptedLoadableModuleWidget": {"qSlicerWidget": ("self", "reload", "moduleName", "enter", "exit")},
+    "qSlicerScriptedLoadableModuleWidget": {
+        "qSlicerWidget": ("self", "reload", "moduleName", "enter", "exit", "isEntered")
+    },
     "qSlicerWidget": {"QWidget": ("mrmlScene", "setMRMLScene", "mrmlSceneChanged")},
     "qSlicerMainWindow": {"QWidget": ("statusBar", "moduleSelector", "pythonConsole", "errorLogWidget")},
     "qSlicerModuleSelectorToolBar": {"QWidget": ("selectModule", "selectedModule", "modulesMenu", "moduleSelected")},
