@@ -15,13 +15,14 @@ import pytest
 import SimpleITK as sitk
 import torch
 from grids import place, random_image
+from monai.transforms import Spacingd
 from plain_monai import edit, transforms
 from tiny_bundle import write_tiny_bundle
 
 from MLILib import geometry, images, tasks
 from MLILib.errors import BadInput, Cancelled, OutOfMemory
 from MLILib.progress import Progress
-from MLILib.segmentation import inference, models, prediction
+from MLILib.segmentation import inference, models, prediction, resampling
 from MLILib.segmentation.inference import segment
 from MLILib.segmentation.inversion import Chain, MonaiChain
 
@@ -218,6 +219,25 @@ class TestBoundedMemory:
         np.testing.assert_allclose(array(parts.entropy), array(whole.entropy), atol=1e-4)
         assert (array(parts.labels) != array(whole.labels)).mean() < 1e-3  # a tie may fall the other way
 
+    @pytest.mark.parametrize("seed", range(6))
+    def test_large_images_are_resampled_as_monai_does(self, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(resampling, "LARGE", 0)
+        monkeypatch.setattr(resampling, "SLAB", 24 * 30 * 30 * 7)
+        first, second = geometry.to_tensor(random_image(np.random.default_rng(seed))), torch.zeros(0)
+        spacing = Spacingd("image", [1.1, 1.3, 0.9], padding_mode=["border", "zeros"][seed % 2], diagonal=seed % 3 == 2)
+        ours, theirs = resampling.resampled(spacing, {"image": first, "other": second}), spacing({"image": first})
+        assert ours is not None
+        assert ours["other"] is second
+        torch.testing.assert_close(ours["image"].as_tensor(), theirs["image"].as_tensor(), rtol=1e-6, atol=0)
+        torch.testing.assert_close(ours["image"].affine, theirs["image"].affine)
+        again = spacing.inverse(ours)["image"]
+        torch.testing.assert_close(again.as_tensor(), spacing.inverse(theirs)["image"].as_tensor())
+
+    def test_resampling_that_changes_nothing_is_left_to_monai(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(resampling, "LARGE", 0)
+        image = geometry.to_tensor(sitk.GetImageFromArray(np.random.default_rng(0).random((9, 8, 7), np.float32)))
+        assert resampling.resampled(Spacingd("image", [1, 1, 1]), {"image": image}) is None
+
     def test_it_really_was_cut(self, case: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         bundle, image, _ = case(seed=9, spacing=[0.9, 1.4, 0.8], orientation="PIR")
         model = models.load(str(bundle))
@@ -372,6 +392,13 @@ class TestOverlappingLabels:
         p = array(result.probabilities).astype(float)
         expected = -(p * np.log(p) + (1 - p) * np.log(1 - p)).sum(-1)
         np.testing.assert_allclose(array(result.entropy), expected, atol=1e-4)
+
+    def test_a_vote_is_taken_label_by_label(self, case: Any, tmp_path: Path) -> None:
+        bundle, image, file = case(seed=16)
+        trio = [bundle, *(write_tiny_bundle(tmp_path / f"m{i}", seed=60 + i) for i in range(2))]
+        each = np.stack([plain_monai.run(self.let_overlap(b), [file]).numpy() for b in trio])
+        result = array(segment(image, [str(b) for b in trio], ensemble="vote").layers)
+        assert np.array_equal(np.moveaxis(result, -1, 0), (each.sum(0) >= 2).transpose(0, 3, 2, 1))
 
 
 class TestKeepLargest:

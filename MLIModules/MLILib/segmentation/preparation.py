@@ -18,6 +18,7 @@ from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, MapTransf
 
 from .. import device, geometry
 from ..errors import BadInput, MissingPackage
+from .resampling import resampled
 
 #: What :func:`geometry.to_tensor` has done already.
 _LOADERS = (LoadImaged, EnsureChannelFirstd)
@@ -79,7 +80,8 @@ def prepare(images: Sequence[sitk.Image], compose: Compose, *, channels: int, na
         key = _key(data, keys)
         before, done = _grid(data[key]), len(_operations(data[key]))
         try:
-            data = transform(data)
+            done_here = None if lazy else resampled(transform, data)
+            data = transform(data) if done_here is None else done_here
         except ImportError as error:
             raise MissingPackage(
                 f"The preprocessing of the model {name} needs a Python package that is not installed.",
