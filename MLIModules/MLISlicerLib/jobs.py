@@ -25,6 +25,7 @@ import logging
 import shutil
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ from .process import Event, ProcessFactory, WorkerProcess, start_worker
 #: Milliseconds between two looks at the worker, and between two pieces of a job's own work.
 _WATCH, _WORK = 30, 1
 #: Seconds of its own work that a job may do before the event loop gets its turn.
-_BUDGET = 0.02
+_BUDGET = 0.012
 #: Seconds in which a killed worker must be gone before its job says so.
 _KILL_LIMIT = 2.0
 
@@ -272,6 +273,7 @@ class JobRunner:
                 "Please report it with the lines in the error log.",
             )
             bug.__cause__ = error
+            bug.add_note("".join(traceback.format_exception(error)))
             self._finish(job, "failed", error=bug)
 
     def _stop(self, job: Job) -> None:
@@ -340,9 +342,11 @@ class JobRunner:
             self._resume(job, answer=event["result"])
         elif kind == "error":
             self._calling = None
+            failure = from_json(event["error"])
             if event.get("traceback"):
                 logging.error("The worker failed for a reason that is a bug:\n%s", event["traceback"])
-            self._resume(job, error=from_json(event["error"]))
+                failure.add_note(str(event["traceback"]))
+            self._resume(job, error=failure)
 
     def _resume(self, job: Job, *, answer: Any = None, error: MLIError | None = None) -> None:
         job._waits = None

@@ -83,6 +83,7 @@ class WorkerProcess:
         self._stdin: Any = self._process.stdin
         self._stdout: Any = self._process.stdout
         self._stderr: Any = self._process.stderr
+        pipe: Any
         for pipe in (self._stdin, self._stdout, self._stderr):
             os.set_blocking(pipe.fileno(), False)
         self._to_write = b""

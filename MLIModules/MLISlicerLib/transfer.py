@@ -1,7 +1,7 @@
 """Volumes between Slicer and the worker: uncompressed NRRD files, written and read slab by slab.
 
 A 512 x 512 x 600 CT is 315 MB: written in one call it would hold the GUI for half a second. These are generators for
-:mod:`MLISlicerLib.jobs`: they move a megabyte, yield, and let the event loop run.
+:mod:`MLISlicerLib.jobs`: they move half a megabyte, yield, and let the event loop run.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from MLILib.files import disk_full, is_disk_full
 
 from .jobs import Status
 
-_SLAB = 1 << 20
-_DISCARD = 32 << 20
+_SLAB = 1 << 19
+_DISCARD = 16 << 20
 
 _TYPE_OF = {
     "i1": "int8", "u1": "uint8", "i2": "int16", "u2": "uint16", "i4": "int32", "u4": "uint32",

@@ -263,7 +263,9 @@ class MLIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.say(error.what)
         logging.error("%s: %s", type(error).__name__, error)
         text = "\n\n".join(part for part in (error.what, error.cause, error.remedy) if part)
-        slicer.util.errorDisplay(text, windowTitle=self.moduleTitle())
+        details = "\n".join(getattr(error, "__notes__", []))
+        options = {"detailedText": details} if details else {}
+        slicer.util.errorDisplay(text, windowTitle=self.moduleTitle(), **options)
 
     def moduleTitle(self) -> str:
         """The module's name for a reader."""

@@ -125,6 +125,15 @@ class TestSteps:
             runner.run(steps())
         assert "ZeroDivisionError" in caplog.text
 
+    def test_a_bug_carries_where_it_happened(self, runner):
+        def steps():
+            yield None
+            raise ZeroDivisionError("oops")
+
+        with pytest.raises(MLIError) as caught:
+            runner.run(steps())
+        assert "in steps" in caught.value.__notes__[0]
+
     def test_the_event_loop_gets_its_turn_between_short_pieces(self, runner):
         def steps():
             for _ in range(100):

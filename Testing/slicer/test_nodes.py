@@ -172,6 +172,20 @@ class TestFiles:
         np.testing.assert_array_equal(read, voxels)
         np.testing.assert_allclose(grid.ijk_to_lps, lps, atol=1e-9)
 
+    @pytest.mark.parametrize("matrix", GRIDS)
+    def test_several_values_a_voxel_are_read_in_their_place(self, matrix, tmp_path):
+        voxels = np.random.default_rng(3).integers(0, 2, (6, 8, 9, 3)).astype(np.uint8)
+        image = sitk.GetImageFromArray(voxels, isVector=True)
+        lps = nodes.RAS_LPS @ matrix
+        spacing = np.linalg.norm(lps[:3, :3], axis=0)
+        image.SetSpacing(spacing.tolist())
+        image.SetDirection((lps[:3, :3] / spacing).flatten().tolist())
+        image.SetOrigin(lps[:3, 3].tolist())
+        sitk.WriteImage(image, tmp_path / "l.nrrd")
+        read, grid = drain(transfer.read_nrrd(tmp_path / "l.nrrd"))
+        np.testing.assert_array_equal(read, voxels)
+        np.testing.assert_allclose(grid.ijk_to_lps, lps, atol=1e-9)
+
     def test_highly_compressed_data_arrive_whole(self, tmp_path):
         """A megabyte of zeros packs into a kilobyte: much comes out of the decompressor after the file has ended."""
         sitk.WriteImage(sitk.Image(256, 256, 100, sitk.sitkUInt8), tmp_path / "z.nrrd", useCompression=True)
@@ -260,6 +274,20 @@ class TestSegmentation:
         node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode")
         nodes.fill_segmentation(node, [scalars_of(label_array())], LABELS, make_volume(scene, np.eye(4)))
         assert node.GetSegmentation().GetNumberOfLayers() == 1
+
+    def test_labels_that_overlap_keep_all_their_voxels(self, scene):
+        volume = make_volume(scene, motion())
+        inner, outer = np.zeros((4, 7, 5), np.uint8), np.zeros((4, 7, 5), np.uint8)
+        inner[1:3, 2:4, 1:3] = 1
+        outer[0:4, 1:6, 0:4] = 1
+        node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode")
+        nodes.fill_segmentation(node, [scalars_of(inner), scalars_of(outer)], LABELS, volume)
+        assert node.GetSegmentation().GetNumberOfLayers() == 2
+        for index, expected in enumerate((inner, outer)):
+            ijk = np.argwhere(expected)[:, ::-1]
+            lying = (motion() @ np.c_[ijk, np.ones(len(ijk))].T).T[:, :3]
+            found = segment_points(node, node.GetSegmentation().GetNthSegmentID(index), np.eye(4))
+            np.testing.assert_allclose(found, np.array(sorted(map(tuple, np.round(lying, 6)))), atol=1e-5)
 
     def test_the_reference_geometry_is_the_volumes(self, scene):
         volume = make_volume(scene, motion())
