@@ -1,4 +1,4 @@
-"""Makes the pictures of README.md: the panel of MLI Segmentation before, during and after a job, and the demo's picture.
+"""Makes the pictures of README.md: the panel of MLI Segmentation before, during and after a job; the demo's picture.
 
 Run as ``python demo/make_screenshots.py`` after ``make demo``. The panel is drawn by the stand-in for Slicer's widgets.
 """

@@ -101,8 +101,9 @@ def write_scene(sides: Sequence[Side], rows: Sequence[tuple[str, str, int, float
             "Install what the demo needs: pip install 'mli-imaging[demo]' -c constraints.txt",
         ) from error
     core = scene.Core()
+    volumes = []
     for side in sides:
-        core.load_volume(side.image, f"MNI152 {side.name} hippocampus T1")
+        volumes.append(core.load_volume(side.image, f"MNI152 {side.name} hippocampus T1"))
         core.load_segmentation(side.segmentation, f"{side.heading} segmentation")
         core.add_text(f"{side.heading} run record", side.record.read_text(encoding="utf-8"))
     core.add_table(
@@ -113,6 +114,7 @@ def write_scene(sides: Sequence[Side], rows: Sequence[tuple[str, str, int, float
             "Volume [ml]": [row[3] for row in rows],
         },
     )
+    core.show(volumes[0])
     core.save(path)
     return core.counts()
 

@@ -71,6 +71,15 @@ class Core:
         nodes.fill_text(node, text)
         return node
 
+    def show(self, volume: Any) -> None:
+        """Slicer's three slice views show `volume`, cut through its middle, when the scene is opened."""
+        slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(self.scene, True)
+        for name, orientation in (("Red", "Axial"), ("Yellow", "Sagittal"), ("Green", "Coronal")):
+            logic = self._introduced(slicer.vtkMRMLSliceLogic())
+            logic.AddSliceNode(name).SetOrientation(orientation)
+            logic.GetSliceCompositeNode().SetBackgroundVolumeID(volume.GetID())
+            logic.FitSliceToBackground(400, 400)
+
     def counts(self) -> dict[str, int]:
         """How many nodes of the classes in :data:`COUNTED` the scene has."""
         return {name: self.scene.GetNumberOfNodesByClass(name) for name in COUNTED}
