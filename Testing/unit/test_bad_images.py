@@ -17,7 +17,7 @@ import pytest
 import SimpleITK as sitk
 from tiny_bundle import write_tiny_bundle
 
-from MLILib import files, images, tasks
+from MLILib import files, geometry, images, tasks
 from MLILib.errors import BadInput
 from MLILib.segmentation.inference import segment
 
@@ -129,6 +129,52 @@ class TestFiles:
         assert images.nifti_complete(tmp_path / "a.nii")
         (tmp_path / "b.nii").write_bytes(data[:-1])
         assert not images.nifti_complete(tmp_path / "b.nii")
+
+
+def write_dicom(image: sitk.Image, folder: Path, series: str) -> None:
+    """A series of single-slice CT files."""
+    folder.mkdir(exist_ok=True)
+    writer = sitk.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
+    direction = np.reshape(image.GetDirection(), (3, 3))
+    for k in range(image.GetSize()[2]):
+        plane = image[:, :, k]
+        tags = {
+            "0008|0060": "CT",
+            "0008|0016": "1.2.840.10008.5.1.4.1.1.2",
+            "0008|0018": f"{series}.{k + 1}",
+            "0020|000d": "1.2.826.0.1.3680043.2.1125.1",
+            "0020|000e": series,
+            "0020|0013": str(k + 1),
+            "0020|0032": "\\".join(f"{x:.6f}" for x in image.TransformIndexToPhysicalPoint([0, 0, k])),
+            "0020|0037": "\\".join(f"{x:.9f}" for x in direction.T[:2].ravel()),
+        }
+        for key, value in tags.items():
+            plane.SetMetaData(key, value)
+        writer.SetFileName(str(folder / f"{series}.{k}.dcm"))
+        writer.Execute(plane)
+
+
+class TestDicom:
+    @pytest.fixture
+    def ct(self) -> sitk.Image:
+        image = sitk.GetImageFromArray(np.random.default_rng(0).integers(-1000, 1000, (9, 20, 22)).astype(np.int16))
+        image.SetSpacing([0.7, 0.7, 2.5])
+        image.SetOrigin([-10, 20, 30])
+        c, s = np.cos(0.3), np.sin(0.3)
+        image.SetDirection([c, -s, 0, s, c, 0, 0, 0, 1])
+        return image
+
+    def test_a_folder_with_one_series_is_a_volume(self, ct: sitk.Image, tmp_path: Path) -> None:
+        write_dicom(ct, tmp_path / "series", "1.2.826.0.1.3680043.2.1125.2")
+        read = images.read(tmp_path / "series")
+        assert geometry.same_grid(read, ct)
+        assert np.array_equal(sitk.GetArrayViewFromImage(read), sitk.GetArrayViewFromImage(ct))
+
+    def test_several_series_are_refused(self, attempt: Any, ct: sitk.Image, tmp_path: Path) -> None:
+        for i in (2, 3):
+            write_dicom(ct, tmp_path / "series", f"1.2.826.0.1.3680043.2.1125.{i}")
+        assert "2 DICOM series" in attempt(tmp_path / "series").what
 
 
 class TestVoxels:
