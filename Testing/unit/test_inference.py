@@ -499,6 +499,14 @@ class TestWindows:
         with pytest.raises(BadInput, match="has 4 outputs, but its metadata name 3"):
             segment(image, str(bundle))
 
+    def test_a_network_that_answers_nan(self, case: Any) -> None:
+        bundle, image, _ = case()
+        state = torch.load(bundle / "models" / "model.pt", weights_only=True)
+        next(iter(state.values())).fill_(float("nan"))
+        torch.save(state, bundle / "models" / "model.pt")
+        with pytest.raises(BadInput, match="NaN or infinite"):
+            segment(image, str(bundle))
+
 
 class TestEnsembleMustAgree:
     def test_other_labels_are_refused(self, case: Any, tmp_path: Path) -> None:

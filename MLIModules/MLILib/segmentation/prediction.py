@@ -414,6 +414,12 @@ def _predictor(
                 "configs/metadata.json and the network are of different versions.",
                 "Ask its authors for a complete MONAI bundle.",
             )
+        if not bool(output.sum().isfinite()):
+            raise BadInput(
+                f"The model {model.bundle.name} answers with NaN or infinite values.",
+                "The image is far from what it was trained on, or its weights are damaged.",
+                "Compare the image with the model's card.",
+            )
         return output
 
     return predict_windows

@@ -163,5 +163,6 @@ def _finished(
             f"Give {channels} image{'s' * (channels > 1)}, in the order of the model's card.",
         )
     trace = MetaTensor(torch.zeros(0), meta=tensor.meta, applied_operations=tensor.applied_operations)
-    plain = tensor.as_tensor().to(torch.float32)
+    # In C order, once: windows overlap, and each would be gathered across the strides of the file's order again.
+    plain = tensor.as_tensor().to(torch.float32).contiguous()
     return Prepared(plain, changes, trace, key, tuple(shape))
