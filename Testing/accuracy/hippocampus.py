@@ -1,6 +1,6 @@
 """Accuracy of the shipped model `hippocampus` on the fold it never saw, beside a baseline that looks at no image.
 
-Run: ``python Testing/accuracy/hippocampus.py [OUT.json]``. The baseline lays the training cases' labels over one another
+Run: ``python Testing/accuracy/hippocampus.py [OUT.json]``. The baseline lays the training cases' labels over each other
 by their images' centres and takes, at each voxel, the label most of them agree on: whoever cannot beat that has learnt
 where a hippocampus usually lies, not what it looks like.
 """
