@@ -26,7 +26,7 @@ from .tasks import CheckRequest
 Line = dict[str, Any]
 
 #: Oldest versions that work.
-PACKAGES = {"monai": "1.5", "SimpleITK": "2.4", "numpy": "1.26", "scipy": "1.12", "matplotlib": "3.8"}
+PACKAGES = {"monai": "1.5", "nibabel": "5.3", "SimpleITK": "2.4", "numpy": "1.26", "scipy": "1.12", "matplotlib": "3.8"}
 TORCH = "2.8"
 PYTHON = (3, 11)
 

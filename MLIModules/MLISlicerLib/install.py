@@ -15,6 +15,7 @@ from MLILib.errors import MissingPackage
 REQUIREMENTS = (
     "torch>=2.8",
     "monai>=1.5,<2",
+    "nibabel>=5.3,<6",
     "SimpleITK>=2.4,<3",
     "numpy>=1.26,<3",
     "scipy>=1.12,<2",
