@@ -39,7 +39,8 @@ accuracy: install system
 
 # The mark "installing" outlives an installation that was cut short: what it left is not to be trusted.
 install:
-	@wanted="$$(cat pyproject.toml constraints.txt | cksum) $(CURDIR)"; \
+	@trap 'exit 130' INT TERM; \
+	wanted="$$(cat pyproject.toml constraints.txt | cksum) $(CURDIR)"; \
 	if [ -e $(VENV)/installed ] && [ "$$(cat $(VENV)/installed)" = "$$wanted" ] && $(BIN)/python -c "" 2>/dev/null; \
 	then exit 0; fi; \
 	if [ -e $(VENV)/installing ] || ! $(BIN)/python -c "import pip" 2>/dev/null; then rm -rf $(VENV); fi; \
@@ -54,7 +55,7 @@ install:
 	      "or name it: make PYTHON=/path/to/python3.12 $(or $(firstword $(MAKECMDGOALS)),test)" >&2; exit 1; \
 	  fi; \
 	  echo "Setting up $(VENV) with $$("$$python" --version)."; \
-	  "$$python" -m venv $(VENV) || exit 1; \
+	  mkdir $(VENV) && touch $(VENV)/installing && "$$python" -m venv $(VENV) || exit 1; \
 	fi; \
 	touch $(VENV)/installing; rm -f $(VENV)/installed; \
 	echo "Installing; the first time this takes a few minutes."; \
