@@ -25,7 +25,20 @@ def scene(monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def standin():
+def user_models(tmp_path_factory):
+    """An empty folder for the user's models; every process started from now on looks there, the kept worker too."""
+    folder = tmp_path_factory.mktemp("models")
+    before = os.environ.get("MLI_MODELS")
+    os.environ["MLI_MODELS"] = str(folder)
+    yield folder
+    if before is None:
+        del os.environ["MLI_MODELS"]
+    else:
+        os.environ["MLI_MODELS"] = before
+
+
+@pytest.fixture(scope="session")
+def standin(user_models):
     """The stand-in for Slicer's Qt layer, installed in this process."""
     pytest.importorskip("PySide6", reason="PySide6 is not installed")
     import slicer_standin
@@ -38,25 +51,19 @@ def standin():
 
 
 @pytest.fixture(scope="session")
-def model_folder(tmp_path_factory):
-    """The user's folder of models for the session: bundles with random weights."""
+def model_folder(user_models):
+    """The user's folder of models with bundles of random weights in it."""
     pytest.importorskip("monai", reason="monai is not installed")
     from tiny_bundle import write_tiny_bundle
 
-    folder = tmp_path_factory.mktemp("models")
+    folder = user_models
     write_tiny_bundle(folder / "tiny", labels=("anterior", "posterior"), dropout=0.2)
     write_tiny_bundle(folder / "tiny-second", labels=("anterior", "posterior"), dropout=0.2, seed=1)
     write_tiny_bundle(folder / "three-channels", channels=3)
     docs = folder / "tiny" / "docs"
     docs.mkdir(exist_ok=True)
     (docs / "README.md").write_text("# Tiny\n\nRandom weights, for tests.\n")
-    before = os.environ.get("MLI_MODELS")
-    os.environ["MLI_MODELS"] = str(folder)  # the worker inherits it
-    yield folder
-    if before is None:
-        del os.environ["MLI_MODELS"]
-    else:
-        os.environ["MLI_MODELS"] = before
+    return folder
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from . import names
 from .core_modules import qSlicerModuleManager
 from .io_manager import qSlicerIOManager
 from .layout import qSlicerLayoutManager, qSlicerMainWindow
+from .originals import connect
 from .signals import SignalAttribute, emit
 
 VERSION = "5.13.0-2026-08-21"
@@ -34,7 +35,7 @@ class CommandOptions:
 class _Signals(QtCore.QObject):
     """The application's own signals, beside those of QApplication."""
 
-    _signals = ("startupCompleted()", "mrmlSceneChanged(vtkMRMLScene*)")
+    _signals = ("startupCompleted()", "mrmlSceneChanged(vtkMRMLScene*)", "aboutToQuit()")
     startupCompleted = SignalAttribute("startupCompleted")
     mrmlSceneChanged = SignalAttribute("mrmlSceneChanged")
 
@@ -53,6 +54,7 @@ class Application:
         own["_window"] = qSlicerMainWindow(own["_layout"]) if main_window else None
         own["_settings"] = QtCore.QSettings()
         own["_signals"] = _Signals()
+        connect(qt_application, QtCore.SIGNAL("aboutToQuit()"), lambda: emit(own["_signals"], "aboutToQuit()"))
         own["_paused"] = 0
         own["exit_code"] = None
 

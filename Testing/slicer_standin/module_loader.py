@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import slicer
-from PySide6 import QtWidgets
+from PySide6 import QtCore, QtWidgets
 
 from .core_modules import qSlicerLoadableModule
 from .declare import offered, prop, state
@@ -130,7 +130,7 @@ def unload_module(name: str) -> None:
     widget = parent.widgetRepresentation()
     if widget is not None:
         widget.deleteLater()
-        QtWidgets.QApplication.processEvents()
+        QtCore.QCoreApplication.sendPostedEvents(widget, QtCore.QEvent.Type.DeferredDelete)  # processEvents leaves these
     for attribute in (name.lower(), f"{name}Instance", f"{name}Widget"):
         vars(slicer.modules).pop(attribute, None)
     sys.modules.pop(name, None)
