@@ -42,6 +42,7 @@ class MLIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.job: Job | None = None
         self._parameterNode: Any = None
         self._guiTags: list[int] = []
+        self._missing = ""
         ScriptedLoadableModuleWidget.__init__(self, parent)
         VTKObservationMixin.__init__(self)
 
@@ -246,6 +247,9 @@ class MLIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             button.enabled = True
             return
         missing = _("The scene is closed.") if self._parameterNode is None else self.whatIsMissing()
+        if missing or self.ui.statusLabel.text == self._missing:
+            self.say(missing)
+        self._missing = missing
         button.text = _("Apply")
         button.enabled = not missing
         button.toolTip = missing or self.applyTooltip()
@@ -255,8 +259,9 @@ class MLIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         return _("Start. Slicer can be used meanwhile.")
 
     def say(self, text: str) -> None:
-        """Show a sentence under the Apply button."""
+        """Show a sentence under the Apply button; "" shows none."""
         self.ui.statusLabel.text = text
+        self.ui.statusLabel.visible = bool(text)
 
     def showError(self, error: MLIError) -> None:
         """Show an error's three sentences in one dialog, and its first under the Apply button."""

@@ -24,8 +24,8 @@ def require_quiet(limit=1.3):
 class Gaps:
     """Watches while a block runs.
 
-    The tests' process has loaded torch for its oracles, which Slicer's has not: its million objects are taken out of the
-    garbage collector's rounds, one of which would otherwise take a fifth of a second.
+    The tests' process has loaded torch for its oracles, which Slicer's has not: its million objects are taken out of
+    the garbage collector's rounds, one of which would otherwise take a fifth of a second.
 
     Attributes:
         longest: seconds between two ticks.

@@ -129,8 +129,8 @@ def unload_module(name: str) -> None:
     slicer.app.moduleManager()._unloading(name)
     widget = parent.widgetRepresentation()
     if widget is not None:
-        widget.deleteLater()
-        QtCore.QCoreApplication.sendPostedEvents(widget, QtCore.QEvent.Type.DeferredDelete)  # processEvents leaves these
+        widget.deleteLater()  # processEvents alone would leave it
+        QtCore.QCoreApplication.sendPostedEvents(widget, QtCore.QEvent.Type.DeferredDelete)
     for attribute in (name.lower(), f"{name}Instance", f"{name}Widget"):
         vars(slicer.modules).pop(attribute, None)
     sys.modules.pop(name, None)
