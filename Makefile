@@ -31,6 +31,8 @@ test: install check system
 
 check: install
 	@$(BIN)/ruff check .
+	@# Text files without a named encoding: Qt and VTK change the locale of their process.
+	@$(BIN)/ruff check --quiet --preview --select PLW1514 .
 	@$(BIN)/ruff format --check --quiet . || { echo "Run: $(BIN)/ruff format ."; exit 1; }
 	@$(BIN)/mypy
 

@@ -72,7 +72,7 @@ def segment(request):
                 stream.write((header.replace(f"type: {fields['type']}", f"type: {kind}") + "\n").encode())
                 stream.write(unit * (count // 2) + bytes(len(unit)) * (count - count // 2))
     paths["record"] = request["output"] + ".json"
-    with open(paths["record"], "w") as stream:
+    with open(paths["record"], "w", encoding="utf-8") as stream:
         json.dump({"task": "segment", "settings": {"images": request["images"]}}, stream)
     label = {"value": 1, "name": "half", "color": [1, 0, 0], "terminology": "", "voxels": count // 2, "volume_ml": 1.0}
     return {**paths, "labels": [label], "device": "nothing", "seconds": 0.0, "warnings": []}

@@ -6,7 +6,7 @@ from pathlib import Path
 def alive(pid):
     """Whether a process runs; one that has ended and waits for its parent to notice does not."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
         return False
 

@@ -38,7 +38,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def change(file: Path) -> None:
-    file.write_text(file.read_text().replace("0.5", "0.25"))
+    file.write_text(file.read_text(encoding="utf-8").replace("0.5", "0.25"), encoding="utf-8")
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:

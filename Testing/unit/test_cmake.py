@@ -92,7 +92,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "Metadata.cmake": METADATA,
         "Pack.cmake": "include(CPack)\n",
     }.items():
-        (slicer / name).write_text(text)
+        (slicer / name).write_text(text, encoding="utf-8")
     cmake("-S", ROOT, "-B", folder / "build", f"-DSlicer_DIR={slicer}")
     cmake("--build", folder / "build")
     cmake("--install", folder / "build", "--prefix", folder / "installed")
@@ -105,7 +105,7 @@ def modules_folder(built: Path) -> Path:
 
 
 def record(built: Path, kind: str) -> list[list[str]]:
-    lines = (built / "build" / "record.txt").read_text().splitlines()
+    lines = (built / "build" / "record.txt").read_text(encoding="utf-8").splitlines()
     return [line.split()[1:] for line in lines if line.split()[0] == kind]
 
 
@@ -170,7 +170,7 @@ class TestMetadata:
     @pytest.mark.parametrize("key", ["HOMEPAGE", "ICONURL", "SCREENSHOTURLS"])
     def test_urls_are_literal_and_secure(self, key: str) -> None:
         # Slicer's extension index reads the text of CMakeLists.txt, so a variable in a URL would stay a variable.
-        text = (ROOT / "CMakeLists.txt").read_text()
+        text = (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
         match = re.search(rf'^set\(EXTENSION_{key} "(https://[^"$\s]+)"\)$', text, re.MULTILINE)
         assert match, f"EXTENSION_{key} is not one literal https URL"
 

@@ -83,7 +83,7 @@ class TestSampleData:
         assert (sample.GetOrigin(), sample.GetDirection()) == (region.GetOrigin(), region.GetDirection())
 
     def test_the_template_s_notice_lies_beside_it(self) -> None:
-        text = " ".join((SAMPLES / "MNI152_LICENSE.txt").read_text().split())
+        text = " ".join((SAMPLES / "MNI152_LICENSE.txt").read_text(encoding="utf-8").split())
         assert "Copyright (C) 1993-2004 Louis Collins" in text
         assert "provided that the above copyright notice appear in all copies" in text
 
@@ -147,7 +147,7 @@ def written(mni152: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 class TestRun:
     def test_the_table_agrees_with_the_segmentations(self, written: Path) -> None:
-        rows = list(csv.DictReader((written / "volumes.csv").open()))
+        rows = list(csv.DictReader((written / "volumes.csv").open(encoding="utf-8")))
         assert [(row["side"], row["structure"]) for row in rows] == [
             (side, name) for side in SIDES for name in ("Anterior", "Posterior", "Whole hippocampus")
         ]
@@ -159,7 +159,7 @@ class TestRun:
             assert [float(row["volume_ml"]) for row in mine] == pytest.approx([*counted / 1e3, counted.sum() / 1e3])
 
     def test_the_page_shows_both_sides_and_links_what_exists(self, written: Path) -> None:
-        text = (written / "index.html").read_text()
+        text = (written / "index.html").read_text(encoding="utf-8")
         assert text.count('src="data:image/png;base64,') == 2
         links = [part.partition('"')[0] for part in text.split('href="')[1:]]
         assert len(links) == 10
@@ -167,7 +167,7 @@ class TestRun:
 
     def test_the_records_name_the_command(self, written: Path) -> None:
         for side in SIDES:
-            record = json.loads((written / f"MNI152_{side}_hippocampus.json").read_text())
+            record = json.loads((written / f"MNI152_{side}_hippocampus.json").read_text(encoding="utf-8"))
             assert record["command"].startswith("mli segment ")
 
     def test_the_scene_holds_volumes_segmentations_and_table(self, written: Path) -> None:

@@ -14,7 +14,7 @@ from MLILib.files import Outputs, require_writable, stem, suffix
 
 def _write_and_fail(path: Path, error: Exception) -> None:
     with Outputs() as outputs:
-        Path(outputs.path(path)).write_text("new")
+        Path(outputs.path(path)).write_text("new", encoding="utf-8")
         raise error
 
 
@@ -38,7 +38,7 @@ class TestOutputs:
             for name in ("a.nii.gz", "b.json"):
                 made = Path(outputs.path(tmp_path / name))
                 assert suffix(made) == suffix(name)
-                made.write_text(name)
+                made.write_text(name, encoding="utf-8")
             assert not (tmp_path / "a.nii.gz").exists()
         assert sorted(p.name for p in tmp_path.iterdir()) == ["a.nii.gz", "b.json"]
         assert (tmp_path / "b.json").read_text() == "b.json"

@@ -16,7 +16,7 @@ import MLILib
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = ROOT / "MLIModules" / "MLILib"
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 #: Name to import, where it is not the name to install.
 IMPORTED = {"PyYAML": "yaml"}
 JUNK = shutil.ignore_patterns("__pycache__", "*.egg-info", ".*", "build")
@@ -88,8 +88,8 @@ class TestWheel:
 
     def test_has_the_command_the_version_and_the_licence(self, installed: Path) -> None:
         (info,) = installed.glob("*.dist-info")
-        assert "mli = MLILib.cli:main" in (info / "entry_points.txt").read_text()
-        metadata = (info / "METADATA").read_text()
+        assert "mli = MLILib.cli:main" in (info / "entry_points.txt").read_text(encoding="utf-8")
+        metadata = (info / "METADATA").read_text(encoding="utf-8")
         assert f"\nVersion: {MLILib.__version__}\n" in metadata
         assert "\nLicense-Expression: Apache-2.0\n" in metadata
         assert {p.name for p in (info / "licenses").iterdir()} == {"LICENSE", "NOTICE"}
@@ -105,12 +105,16 @@ class TestDependencies:
     def test_every_dependency_and_extra_is_within_constraints(self) -> None:
         extras = PROJECT["project"]["optional-dependencies"]
         wanted = {name_of(d) for group in (PROJECT["project"]["dependencies"], *extras.values()) for d in group}
-        lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and line[0] != "#"]
+        lines = [
+            line
+            for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+            if line and line[0] != "#"
+        ]
         limited = {name_of(line) for line in lines if "==" in line or ("<" in line and ">=" in line)}
         assert wanted - {"mli-imaging"} <= limited
 
     def test_torch_is_pinned(self) -> None:
-        assert "torch==2.13.0" in (ROOT / "constraints.txt").read_text().splitlines()
+        assert "torch==2.13.0" in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
 
     def test_the_packages_are_those_in_the_source_tree(self) -> None:
         found = {".".join(("MLILib", *file.parent.relative_to(LIBRARY).parts)) for file in LIBRARY.rglob("__init__.py")}

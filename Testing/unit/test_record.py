@@ -28,7 +28,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     write_tiny_bundle(tmp_path / "tiny", dropout=0.2)
     request = tasks.SegmentRequest(("head scan.nii.gz",), ("./tiny",), "out.seg.nrrd", mc_dropout=2, seed=7)
     result = tasks.run(request)
-    yield request, result, json.loads(Path(result["record"]).read_text())
+    yield request, result, json.loads(Path(result["record"]).read_text(encoding="utf-8"))
     models.forget_all()
 
 
@@ -65,7 +65,7 @@ class TestSegmentation:
         assert run[2]["labels"] == run[1]["labels"]
 
     def test_names_nothing_of_the_machine(self, run: Any, tmp_path: Path) -> None:
-        text = Path("out.json").read_text()
+        text = Path("out.json").read_text(encoding="utf-8")
         assert str(tmp_path) not in text
         assert not re.search(r'"/(home|root|tmp|Users|work)', text)
 

@@ -312,7 +312,7 @@ class TestTrust:
 
     def test_trust_ends_when_the_code_changes(self, scripted: Path) -> None:
         trusted = (bundles.find(str(scripted)).sha256,)
-        with open(scripted / "scripts" / "net.py", "a") as stream:
+        with open(scripted / "scripts" / "net.py", "a", encoding="utf-8") as stream:
             stream.write("# changed\n")
         with pytest.raises(BadInput, match=r"scripts\.net\.make"):
             load_all(scripted, trusted)

@@ -305,7 +305,7 @@ def _cpu_flags() -> set[str]:
     if not capabilities.startswith("AVX512"):
         return set()
     info = Path("/proc/cpuinfo")
-    return set(info.read_text().split()) if info.exists() else set()
+    return set(info.read_text(encoding="utf-8").split()) if info.exists() else set()
 
 
 def _identity(request: TrainSegmentationRequest) -> dict[str, Any]:
