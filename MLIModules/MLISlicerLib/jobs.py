@@ -108,6 +108,10 @@ class Job:
         """Whether nothing more will happen."""
         return self.state in ("done", "failed", "cancelled")
 
+    def silence(self) -> None:
+        """Call nobody back any more: who asked is gone."""
+        self._progress = self._done = self._failed = self._cancelled = _nothing
+
 
 class JobRunner:
     """Runs jobs: resumes their steps from a timer, and hands their calls to one worker, one at a time.

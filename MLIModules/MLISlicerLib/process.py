@@ -3,8 +3,8 @@
 ``qt.QProcess`` would end only the process it started, which in Slicer is the launcher PythonSlicer and not Python
 itself, and Qt 5 cannot put it into a process group of its own. ``slicer.util.launchConsoleProcess(blocking=False)``
 reads in a Python thread, which gets no time while the Qt event loop is idle, mixes errors into the output and has no
-input. So this is a ``subprocess.Popen`` in a session of its own with non-blocking pipes (on Windows they exist from
-Python 3.12, which Slicer 5.12 has), looked at by a timer.
+input. So this is a ``subprocess.Popen`` in a session of its own whose pipes a timer looks into: they do not block on
+POSIX, and are asked what they hold on Windows.
 """
 
 from __future__ import annotations
@@ -83,9 +83,9 @@ class WorkerProcess:
         self._stdin: Any = self._process.stdin
         self._stdout: Any = self._process.stdout
         self._stderr: Any = self._process.stderr
-        pipe: Any
-        for pipe in (self._stdin, self._stdout, self._stderr):
-            os.set_blocking(pipe.fileno(), False)
+        if _POSIX:
+            for stream in (self._stdin, self._stdout, self._stderr):
+                os.set_blocking(stream.fileno(), False)
         self._to_write = b""
         self._heard: list[Event] = []
         self._partial = b""
@@ -217,6 +217,8 @@ def _read(pipe: Any, is_open: bool) -> tuple[bytes, bool]:
     """What the pipe holds, and whether it is still open."""
     if not is_open:
         return b"", False
+    if not _POSIX:
+        return _read_windows(pipe)
     try:
         data = os.read(pipe.fileno(), _CHUNK)
     except BlockingIOError:
@@ -224,6 +226,19 @@ def _read(pipe: Any, is_open: bool) -> tuple[bytes, bool]:
     except OSError:
         return b"", False
     return data, bool(data)
+
+
+def _read_windows(pipe: Any) -> tuple[bytes, bool]:
+    """As :func:`_read`. There, pipes that do not block tell "empty" from "closed" by errors only: it is peeked at."""
+    import _winapi
+    import msvcrt
+
+    try:
+        handle = msvcrt.get_osfhandle(pipe.fileno())  # type: ignore[attr-defined]
+        available = _winapi.PeekNamedPipe(handle, 0)[0]  # type: ignore[attr-defined]
+    except OSError:
+        return b"", False
+    return (os.read(pipe.fileno(), min(available, _CHUNK)), True) if available else (b"", True)
 
 
 def _kill_group(group: int) -> None:

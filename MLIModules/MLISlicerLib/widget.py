@@ -1,7 +1,8 @@
 """What the widgets of all modules share: parameter sets, Apply that turns into Cancel, progress, one error dialog.
 
 A module's widget derives from :class:`MLIWidget`, says what is missing and which steps a job has, and shows its result.
-Its .ui file names the shared widgets: parameterNodeSelector, applyButton, progressBar, statusLabel.
+Its .ui file names the shared widgets: parameterNodeSelector, applyButton, progressBar, statusLabel, and under "This
+computer" computerCollapsibleButton, checkButton, installButton, checkBrowser.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import html
 import logging
 from typing import Any
 
-import qt
 import slicer
 import vtk
 from slicer.i18n import tr as _
@@ -94,6 +94,9 @@ class MLIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.logic = self.makeLogic()
         self.addTooltips()
         self.setupModule()
+        self.ui.checkButton.connect("clicked(bool)", self.onCheckButton)
+        self.ui.installButton.connect("clicked(bool)", self.onInstallButton)
+        self.showMissingPackages()
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneEndImport)
@@ -104,7 +107,9 @@ class MLIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def cleanup(self) -> None:
         """Called when the application closes and the module widget is destroyed."""
-        self.cancelJob()
+        if self.job is not None:
+            self.job.silence()
+            self.runner.cancel(self.job)
         self.setParameterNode(None)
         self.removeObservers()
 
@@ -176,9 +181,21 @@ class MLIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.initializeParameterNode()
 
     def onSceneEndImport(self, caller: Any, event: Any) -> None:
-        """Called after a scene was loaded, perhaps with parameter sets of this module."""
-        if self.parent.isEntered:
-            self.initializeParameterNode()
+        """Called after a scene was loaded: a parameter set that came with it takes the place of an untouched one."""
+        if not self.parent.isEntered:
+            return
+        shown = None if self._parameterNode is None else self._parameterNode.parameterNode
+        loaded = [node for node in self.logic.getAllParameterNodes() if node is not shown]
+        if shown is not None and loaded and self.isUntouched():
+            self.setParameterNode(self.logic.wrapParameterNode(loaded[0]))
+            slicer.mrmlScene.RemoveNode(shown)
+        self.initializeParameterNode()
+
+    def isUntouched(self) -> bool:
+        """Whether the parameter set that is shown holds its defaults, but for the volume that was chosen for it."""
+        node = self._parameterNode
+        names = [name for name in node.allParameters if name != "inputVolume"]
+        return all(node.getValue(name) == node.default(name).value for name in names)
 
     # -- the job
 
@@ -196,8 +213,8 @@ class MLIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if steps is not None:
             self.startJob(steps, self.showResult)
 
-    def startJob(self, steps: Steps, done: Any) -> None:
-        """Run steps with this widget's progress bar and error dialog; `done` gets their result."""
+    def startJob(self, steps: Steps, done: Any, failed: Any = None) -> None:
+        """Run steps with this widget's progress bar; `done` gets their result, `failed` (or a dialog) their error."""
 
         def finished(tell: Any, *result: Any) -> None:
             self.job = None
@@ -209,7 +226,7 @@ class MLIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             steps,
             progress=self.onProgress,
             done=lambda result: finished(done, result),
-            failed=lambda error: finished(self.showError, error),
+            failed=lambda error: finished(failed or self.showError, error),
             cancelled=lambda: finished(self.onCancelled),
         )
         self.onProgress(Status(_("Starting")))
@@ -287,6 +304,37 @@ class MLIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         bar = view.horizontalScrollBar().sizeHint.height()
         view.setFixedHeight(view.horizontalHeader().sizeHint.height() + heights + bar + 2 * view.frameWidth)
 
+    # -- this computer
+
+    def onCheckButton(self, checked: bool = False) -> None:
+        """Look at Python, torch, device, memory, disk and models."""
+        if self.job is None:
+            self.startJob(checkSteps(self._parameterNode.device), self.onChecked)
+
+    def onChecked(self, result: Any) -> None:
+        """Show what was found."""
+        self.ui.checkBrowser.visible = True
+        self.ui.checkBrowser.setHtml(checkHtml(result))
+        self.say("")
+
+    def onInstallButton(self, checked: bool = False) -> None:
+        """Install the packages that are missing, after asking."""
+        try:
+            install.ensure(self.moduleName)
+        except MLIError as error:
+            self.showError(error)
+        self.showMissingPackages()
+
+    def showMissingPackages(self) -> None:
+        """Say what to install, where something is missing."""
+        missing = install.missing()
+        self.ui.installButton.visible = bool(missing)
+        self.ui.checkBrowser.visible = bool(missing)
+        if missing:
+            self.ui.computerCollapsibleButton.collapsed = False
+            text = _("Models need Python packages that are not installed: {packages}. Press 'Install packages'.")
+            self.ui.checkBrowser.setPlainText(text.format(packages=", ".join(missing)))
+
     # -- choosers
 
     def addTooltips(self) -> None:
@@ -327,10 +375,3 @@ def checkHtml(result: Any) -> str:
         text = f"<b>{html.escape(line['name'])}:</b> {html.escape(line['value'])}{remedy}"
         rows.append(f"<p style='margin:2px 0'>{mark} {text}</p>")
     return "".join(rows)
-
-
-def chooseModelSource(parent: Any, zipped: bool) -> str:
-    """Ask for a model's folder or zip file; "" when the user thought better of it."""
-    if zipped:
-        return qt.QFileDialog.getOpenFileName(parent, _("Add a model"), "", _("Zipped MONAI bundle (*.zip)"))
-    return qt.QFileDialog.getExistingDirectory(parent, _("Add a model: folder of a MONAI bundle"))

@@ -4,7 +4,6 @@ import sys
 import unittest
 from typing import Annotated
 
-import qt
 import slicer
 from slicer import (
     vtkMRMLPlotChartNode,
@@ -26,9 +25,12 @@ if importlib.util.find_spec("MLISlicerLib") is None:
     # Installed, the libraries lie beside this file; in the source tree beside its folder, where Slicer does not look.
     sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))
 
+from MLILib.files import sha256
 from MLILib.tasks import EvaluateRequest, SegmentRequest
-from MLISlicerLib import display, install, jobs, models, segmentation, widget
+from MLISlicerLib import display, install, jobs, models, segmentation
+from MLISlicerLib.model_chooser import ModelChooser
 from MLISlicerLib.parameters import CheckedConnector, ChoiceConnector, parameter, tooltip
+from MLISlicerLib.widget import MLIWidget
 
 #
 # MLISegmentation
@@ -70,10 +72,11 @@ def registerSampleData():
     for side in ("right", "left"):
         file = resources / "SampleData" / f"MNI152_{side}_hippocampus_T1.nrrd"
         SampleData.SampleDataLogic.registerCustomSampleDataSource(
-            category="MLI",
+            category="MLI Segmentation",
             sampleName=f"MNI152 {side} hippocampus",
             uris=file.as_uri(),
             fileNames=file.name,
+            checksums=f"SHA256:{sha256(file)}",
             nodeNames=f"MNI152_{side}_hippocampus",
             thumbnailFileName=str(resources / "Icons" / "MLISegmentation.png"),
         )
@@ -130,7 +133,7 @@ class MLISegmentationParameterNode:
 #
 
 
-class MLISegmentationWidget(widget.MLIWidget):
+class MLISegmentationWidget(ModelChooser, MLIWidget):
     """The module's panel; what all panels share is in MLISlicerLib.widget."""
 
     REQUEST = SegmentRequest
@@ -140,25 +143,16 @@ class MLISegmentationWidget(widget.MLIWidget):
 
     def setupModule(self) -> None:
         """Fill the choosers and connect the widgets."""
-        self.models = {}
-        self._shownModel = self  # neither a model nor None: nothing has been shown yet
         self._shownResult = None
-        self.fillModels()
+        self.setupModels([self.ui.modelComboBox, self.ui.moreModelsComboBox])
         self.fillDevices(self.ui.deviceComboBox)
         for text, value in ((_("Mean of probabilities"), "mean"), (_("Majority vote"), "vote")):
             self.ui.ensembleComboBox.addItem(text, value)
         self.ui.ensembleComboBox.toolTip = tooltip(SegmentRequest, "ensemble")
         self.ui.toleranceSpinBox.toolTip = tooltip(EvaluateRequest, "tolerance")
-        menu = qt.QMenu(self.ui.addModelButton)
-        menu.addAction(_("From a folder...")).connect("triggered()", lambda: self.onAddModel(False))
-        menu.addAction(_("From a zip file...")).connect("triggered()", lambda: self.onAddModel(True))
-        self.ui.addModelButton.setMenu(menu)
-        self.ui.checkButton.connect("clicked(bool)", self.onCheckButton)
-        self.ui.installButton.connect("clicked(bool)", self.onInstallButton)
         self.ui.showPlotButton.connect("clicked(bool)", self.onShowPlotButton)
         self.ui.showRecordButton.connect("clicked(bool)", self.onShowRecordButton)
         self.ui.uncertaintyThresholdSlider.connect("valueChanged(double)", self.onUncertaintyThresholdChanged)
-        self.showMissingPackages()
 
     def connectors(self):
         return {
@@ -242,13 +236,7 @@ class MLISegmentationWidget(widget.MLIWidget):
             getattr(self.ui, f"inputVolume{suffix}Selector").visible = shown
             if shown:
                 label.text = _("Input volume:") if len(channels) < 2 else f"{channels[number - 1]}:"
-        if model is not self._shownModel:
-            self._shownModel = model
-            self.ui.modelSummaryBrowser.setHtml(models.summary(model) if model is not None else "")
-            self.ui.modelSummaryBrowser.visible = model is not None
-            card = model.bundle.card if model is not None else ""
-            self.ui.modelCardBrowser.setMarkdown(card)
-            self.ui.modelCardButton.visible = bool(card)
+        self.showModel(model)
         self.ui.uncertaintySelector.enabled = node.uncertaintyMap
         self.ui.ensembleComboBox.enabled = bool(node.moreModels)
         self.showStoredResult()
@@ -279,8 +267,6 @@ class MLISegmentationWidget(widget.MLIWidget):
             slider.value = displayNode.GetLowerThreshold()
             slider.blockSignals(wasBlocked)
 
-    # -- buttons
-
     def onUncertaintyThresholdChanged(self, value) -> None:
         if self._parameterNode is not None and self._parameterNode.outputUncertainty is not None:
             display.show_above(self._parameterNode.outputUncertainty, value)
@@ -294,56 +280,6 @@ class MLISegmentationWidget(widget.MLIWidget):
             windowTitle=self._parameterNode.record.GetName(),
             detailedText=self._parameterNode.record.GetText(),
         )
-
-    def fillModels(self) -> None:
-        """Read the list of models again."""
-        self.models = models.known()
-        for comboBox in (self.ui.modelComboBox, self.ui.moreModelsComboBox):
-            wasBlocked = comboBox.blockSignals(True)
-            comboBox.clear()
-            for name, model in self.models.items():
-                comboBox.addItem(model.title, name)
-            comboBox.blockSignals(wasBlocked)
-
-    def onAddModel(self, zipped: bool) -> None:
-        """Check a model of the user's and copy it to their models."""
-        source = widget.chooseModelSource(self.ui.addModelButton, zipped)
-        if source and self.job is None:
-            self.startJob(self.logic.addModelSteps(source), self.onModelAdded)
-
-    def onModelAdded(self, name: str) -> None:
-        """Choose the model that was added."""
-        node = self._parameterNode
-        self.setParameterNode(None)
-        self.fillModels()
-        self.setParameterNode(node)
-        if node is not None:
-            node.model = name
-        self.say(_("Added the model '{name}'.").format(name=name))
-
-    def onCheckButton(self, checked=False) -> None:
-        if self.job is None:
-            self.startJob(widget.checkSteps(self._parameterNode.device), self.onChecked)
-
-    def onChecked(self, result) -> None:
-        self.ui.checkBrowser.visible = True
-        self.ui.checkBrowser.setHtml(widget.checkHtml(result))
-        self.say("")
-
-    def onInstallButton(self, checked=False) -> None:
-        with slicer.util.tryWithErrorDisplay(_("The packages were not installed.")):
-            install.ensure(self.moduleName)
-        self.showMissingPackages()
-
-    def showMissingPackages(self) -> None:
-        """Say what to install, where something is missing."""
-        missing = install.missing()
-        self.ui.installButton.visible = bool(missing)
-        self.ui.checkBrowser.visible = bool(missing)
-        if missing:
-            self.ui.computerCollapsibleButton.collapsed = False
-            text = _("Models need Python packages that are not installed: {packages}. Press 'Install packages'.")
-            self.ui.checkBrowser.setPlainText(text.format(packages=", ".join(missing)))
 
 
 #
@@ -439,11 +375,6 @@ class MLISegmentationLogic(ScriptedLoadableModuleLogic):
         )
         run = jobs.run_here if inProcess else jobs.shared_runner().run
         return run(segmentation.steps(inputs), **({"progress": progress} if progress else {}))
-
-    def addModelSteps(self, source: str):
-        """Steps that copy a bundle to the user's models; their result is its name."""
-        result = yield jobs.Call("models-import", {"source": source})
-        return result["name"]
 
 
 #

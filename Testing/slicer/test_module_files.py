@@ -115,7 +115,8 @@ class TestUiFile:
 
     def test_the_shared_widgets_are_there(self, path):
         names = {w.get("name") for w in ElementTree.parse(path).getroot().iter("widget")}
-        assert {"parameterNodeSelector", "applyButton", "progressBar", "statusLabel"} <= names
+        shared = {"parameterNodeSelector", "applyButton", "progressBar", "statusLabel"}
+        assert shared | {"computerCollapsibleButton", "checkButton", "installButton", "checkBrowser"} <= names
 
 
 def test_what_is_installed_in_slicer_is_what_pyproject_asks_for():

@@ -321,7 +321,7 @@ class TestResult:
     def test_a_model_of_the_users_is_added_and_chosen(self, widget, standin, model_folder, tmp_path, monkeypatch):
         from tiny_bundle import write_tiny_bundle
 
-        from MLISlicerLib import widget as shared
+        from MLISlicerLib import model_chooser as shared
 
         source = write_tiny_bundle(tmp_path / "mine", labels=("x",))
         monkeypatch.setattr(shared, "chooseModelSource", lambda parent, zipped: str(source))
@@ -331,6 +331,47 @@ class TestResult:
         assert (model_folder / "mine" / "models" / "model.pt").is_file()
         assert widget._parameterNode.model == "mine"
         assert widget.ui.modelComboBox.currentText == "mine (yours)"
+
+    def test_a_model_that_runs_code_is_added_only_when_its_authors_are_trusted(
+        self, widget, standin, model_folder, tmp_path, monkeypatch
+    ):
+        import json
+
+        from tiny_bundle import write_tiny_bundle
+
+        from MLISlicerLib import model_chooser as shared
+
+        source = write_tiny_bundle(tmp_path / "clever", labels=("x",))
+        config = source / "configs" / "inference.json"
+        settings = json.loads(config.read_text())
+        code = {"_target_": "Lambdad", "keys": "@image_key", "func": "$lambda x: __import__('operator').pos(x)"}
+        settings["preprocessing"]["transforms"].append(code)
+        config.write_text(json.dumps(settings))
+        monkeypatch.setattr(shared, "chooseModelSource", lambda parent, zipped: str(source))
+        for answer in (False, True):
+            monkeypatch.setattr(slicer.util, "confirmYesNoDisplay", lambda *_, answer=answer: answer)
+            widget.onAddModel(False)
+            standin.process_events_until(lambda: widget.job is None and not widget.runner.jobs, PATIENCE)
+            assert (model_folder / "clever").is_dir() is answer
+            assert len(errors(standin)) == 1  # of the refusal
+
+    def test_a_model_of_the_same_name_is_replaced_only_when_asked(
+        self, widget, standin, model_folder, tmp_path, monkeypatch
+    ):
+        from tiny_bundle import write_tiny_bundle
+
+        from MLISlicerLib import model_chooser as shared
+
+        write_tiny_bundle(model_folder / "twice", labels=("old",))
+        source = write_tiny_bundle(tmp_path / "twice", labels=("new",))
+        widget.fillModels()
+        monkeypatch.setattr(shared, "chooseModelSource", lambda parent, zipped: str(source))
+        for answer, label in ((False, "old"), (True, "new")):
+            monkeypatch.setattr(slicer.util, "confirmYesNoDisplay", lambda *_, answer=answer: answer)
+            widget.onAddModel(False)
+            finish(widget, standin)
+            assert widget.models["twice"].bundle.labels[0].name == label
+        assert errors(standin) == []
 
 
 class TestErrors:
@@ -387,6 +428,10 @@ class TestSaving:
         assert again.volumesTable.GetCellText(0, 0) == "anterior"
         assert '"task": "segment"' in again.record.GetText()
         assert nodes[second.GetName()].mc_dropout == 5
+        assert len(nodes) == 2  # the empty set that stood in the closed scene has gone
+        assert widget.ui.parameterNodeSelector.currentNode().GetName() == first
+        assert widget.ui.overlapSlider.value == pytest.approx(0.3)
+        assert widget.ui.volumesTableView.mrmlTableNode() is again.volumesTable
 
 
 @pytest.mark.skipif(os.name != "posix", reason="process groups and signals are POSIX")
