@@ -29,6 +29,8 @@ _POSIX = os.name == "posix"
 _CHUNK = 1 << 16
 #: How many of the last lines of the worker's standard error are kept for an error.
 _LAST_LINES = 12
+#: What a process says that dies for want of memory, if it can still speak.
+_NO_MEMORY = ("MemoryError", "bad_alloc", "Cannot allocate memory")
 
 
 def library_folder() -> str:
@@ -80,12 +82,11 @@ class WorkerProcess:
                 f"{command[0]} cannot be run.",
                 "Restart Slicer; if it happens again, reinstall the extension.",
             ) from error
-        self._stdin: Any = self._process.stdin
-        self._stdout: Any = self._process.stdout
-        self._stderr: Any = self._process.stderr
+        pipes: list[Any] = [self._process.stdin, self._process.stdout, self._process.stderr]
+        self._stdin, self._stdout, self._stderr = pipes
         if _POSIX:
-            for stream in (self._stdin, self._stdout, self._stderr):
-                os.set_blocking(stream.fileno(), False)
+            for pipe in pipes:
+                os.set_blocking(pipe.fileno(), False)
         self._to_write = b""
         self._heard: list[Event] = []
         self._partial = b""
@@ -158,9 +159,9 @@ class WorkerProcess:
             self._partial_error = b""
         said = "\n".join(line for line in self.last_lines if line.strip())
         quoted = f"Its last lines were:\n{said}" if said else "It said nothing."
-        if code == -9:
+        if code == -9 or any(sign in said for sign in _NO_MEMORY):
             return WorkerFailed(
-                "The worker process was killed by the system.",
+                "The worker process was killed by the system." if code == -9 else "The worker process gave up.",
                 f"Most likely the computer ran out of memory. {quoted}",
                 "Close other programs, choose a smaller tile or crop the volume, and press Apply again.",
             )

@@ -46,6 +46,10 @@ def answer(number, task, request):
         os._exit(3)
     elif task == "silent exit":
         os._exit(0)
+    elif task == "eat":
+        eaten = []
+        while True:
+            eaten.append(bytearray(1 << 24))
     elif task == "killed":
         os.kill(os.getpid(), 9)
     elif task == "flood":

@@ -174,6 +174,15 @@ class TestFailures:
         with pytest.raises(WorkerFailed, match="ran out of memory"):
             runner.run(call("killed"))
 
+    def test_a_worker_that_has_no_memory_left_says_so(self):
+        """Done for real, under a limit of half a gigabyte."""
+        limited = ["sh", "-c", 'ulimit -v 500000; exec "$0" "$1"', sys.executable, FAKE]
+        runner = JobRunner(lambda: WorkerProcess(limited), timer=Timer, process_events=lambda: None)
+        with pytest.raises(WorkerFailed, match="ran out of memory") as caught:
+            runner.run(call("eat"))
+        assert "MemoryError" in caught.value.cause
+        assert "smaller tile" in caught.value.remedy
+
     def test_the_next_job_gets_a_fresh_worker(self, runner):
         before = runner.run(call("echo"))["pid"]
         with pytest.raises(WorkerFailed):
