@@ -62,6 +62,7 @@ class ModelChooser:
         self.ui.modelSummaryBrowser.visible = model is not None
         self.ui.modelCardBrowser.setMarkdown(card)
         self.ui.modelCardButton.visible = bool(card)
+        self.ui.modelComboBox.toolTip = _("The trained model that labels the image.") if model is None else model.title
 
     def onAddModel(self, zipped: bool) -> None:
         """Check a model of the user's and copy it to their models; one of the same name is replaced after asking."""
