@@ -30,7 +30,7 @@ import MLILib.segmentation.inference
 before = record.PeakMemory().bytes()["host"]
 request = tasks.SegmentRequest((sys.argv[1],), (sys.argv[2],), sys.argv[3], device="cpu")
 result = tasks.run(request)
-noted = json.load(open(result["record"]))
+noted = json.load(open(result["record"], encoding="utf-8"))
 print(json.dumps({"before": before, "peak": noted["peak_memory_bytes"]["host"], "stages": result["stages"],
                   "warnings": result["warnings"], "labels": [x["voxels"] for x in result["labels"]]}))
 """

@@ -51,7 +51,7 @@ prepare, finish = config.get_parsed_content("preprocessing"), config.get_parsed_
 save = SaveImage(output_dir=out, output_postfix="peer", separate_folder=False, output_dtype="uint8", print_log=False)
 
 def peak():
-    for line in open("/proc/self/status"):
+    for line in open("/proc/self/status", encoding="utf-8"):
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
     return 0

@@ -62,7 +62,7 @@ def model_folder(user_models):
     write_tiny_bundle(folder / "three-channels", channels=3)
     docs = folder / "tiny" / "docs"
     docs.mkdir(exist_ok=True)
-    (docs / "README.md").write_text("# Tiny\n\nRandom weights, for tests.\n")
+    (docs / "README.md").write_text("# Tiny\n\nRandom weights, for tests.\n", encoding="utf-8")
     return folder
 
 

@@ -314,7 +314,7 @@ class TestJobFolder:
     def test_it_goes_with_an_error(self, tmp_path):
         def fail():
             with JobFolder(tmp_path) as folder:
-                (folder / "file").write_text("x")
+                (folder / "file").write_text("x", encoding="utf-8")
                 raise ZeroDivisionError
 
         with pytest.raises(ZeroDivisionError):

@@ -203,7 +203,7 @@ class TestFiles:
             drain(transfer.read_nrrd(tmp_path / "c.nrrd"))
 
     def test_another_format_is_told(self, tmp_path):
-        (tmp_path / "x.nrrd").write_text("hello\n")
+        (tmp_path / "x.nrrd").write_text("hello\n", encoding="utf-8")
         with pytest.raises(BadInput, match="not an NRRD"):
             drain(transfer.read_nrrd(tmp_path / "x.nrrd"))
 

@@ -343,10 +343,10 @@ class TestResult:
 
         source = write_tiny_bundle(tmp_path / "clever", labels=("x",))
         config = source / "configs" / "inference.json"
-        settings = json.loads(config.read_text())
+        settings = json.loads(config.read_text(encoding="utf-8"))
         code = {"_target_": "Lambdad", "keys": "@image_key", "func": "$lambda x: __import__('operator').pos(x)"}
         settings["preprocessing"]["transforms"].append(code)
-        config.write_text(json.dumps(settings))
+        config.write_text(json.dumps(settings), encoding="utf-8")
         monkeypatch.setattr(shared, "chooseModelSource", lambda parent, zipped: str(source))
         for answer in (False, True):
             monkeypatch.setattr(slicer.util, "confirmYesNoDisplay", lambda *_, answer=answer: answer)

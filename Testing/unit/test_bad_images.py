@@ -79,7 +79,7 @@ class TestFiles:
 
     @pytest.mark.parametrize("name", ["a.nii.gz", "a.nrrd", "a.txt", "a"])
     def test_not_an_image(self, attempt: Any, tmp_path: Path, name: str) -> None:
-        (tmp_path / name).write_text("A letter, and not an image. " * 30)
+        (tmp_path / name).write_text("A letter, and not an image. " * 30, encoding="utf-8")
         assert "not an image" in attempt(tmp_path / name).what
 
     def test_empty_file(self, attempt: Any, tmp_path: Path) -> None:

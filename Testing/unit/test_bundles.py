@@ -34,7 +34,7 @@ def folder(tmp_path: Path) -> Path:
 def edit(folder: Path, name: str, change: dict[str, Any]) -> None:
     """Change entries of a JSON file of the bundle, named like "network_data_format.outputs.pred"; None removes one."""
     file = folder / "configs" / name
-    data = json.loads(file.read_text())
+    data = json.loads(file.read_text(encoding="utf-8"))
     for path, value in change.items():
         *parents, last = path.split(".")
         inner = data
@@ -103,7 +103,7 @@ class TestMetadata:
         assert bundles.network(bundle)(torch.zeros((1, 1, *[32] * dims))).shape == (1, 3, *[32] * dims)
 
     def test_required_metadata_is_what_the_tiny_bundle_writes(self, folder: Path) -> None:
-        metadata = json.loads((folder / "configs" / "metadata.json").read_text())
+        metadata = json.loads((folder / "configs" / "metadata.json").read_text(encoding="utf-8"))
         assert set(bundles.REQUIRED_METADATA) <= set(metadata)
         formats = metadata["network_data_format"]
         for tensor in (*formats["inputs"].values(), *formats["outputs"].values()):
@@ -143,7 +143,7 @@ class TestFind:
         assert "TorchScript" in refusal(folder)
 
     def test_broken_json(self, folder: Path) -> None:
-        (folder / "configs" / "inference.json").write_text("{")
+        (folder / "configs" / "inference.json").write_text("{", encoding="utf-8")
         assert "not valid JSON" in refusal(folder)
 
     def test_an_unknown_name_lists_the_known(self, folder: Path, tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ class TestFind:
     def test_the_checksum_follows_configs_code_and_weights_only(self, folder: Path, tmp_path: Path) -> None:
         first = bundles.digest(folder)
         shutil.copytree(folder, tmp_path / "copy")
-        (tmp_path / "copy" / "docs" / "README.md").write_text("another card")
+        (tmp_path / "copy" / "docs" / "README.md").write_text("another card", encoding="utf-8")
         assert bundles.digest(tmp_path / "copy") == first
         for file in ("configs/inference.json", "models/model.pt", "scripts/net.py"):
             shutil.copytree(folder, tmp_path / "changed", dirs_exist_ok=True)
@@ -430,7 +430,7 @@ class TestWrongKinds:
     @pytest.mark.parametrize("name", ["metadata.json", "inference.json"])
     @pytest.mark.parametrize("content", ["[]", "3", "", "nul\0l", '{"a": ' * 500 + "1" + "}" * 500, "[" * 100000])
     def test_in_the_file(self, folder: Path, name: str, content: str) -> None:
-        (folder / "configs" / name).write_text(content)
+        (folder / "configs" / name).write_text(content, encoding="utf-8")
         with pytest.raises(BadInput):
             bundles.find(str(folder))
 

@@ -66,18 +66,18 @@ class TestFolders:
         assert folders.shipped() is None
         home = tmp_path / resources / "Models"
         home.mkdir(parents=True)
-        (home / "catalogue.json").write_text('{"models": []}')
+        (home / "catalogue.json").write_text('{"models": []}', encoding="utf-8")
         assert folders.shipped() == home
 
     def test_a_damaged_catalogue_is_a_sentence(self, tmp_path: Path) -> None:
-        (tmp_path / "catalogue.json").write_text("[1")
+        (tmp_path / "catalogue.json").write_text("[1", encoding="utf-8")
         with pytest.raises(BadInput, match="damaged"):
             folders.entries(tmp_path)
 
 
 class TestShipped:
     def test_the_catalogue_says_what_there_is(self, shipped: Path) -> None:
-        (entry,) = json.loads((shipped / "catalogue.json").read_text())["models"]
+        (entry,) = json.loads((shipped / "catalogue.json").read_text(encoding="utf-8"))["models"]
         assert {"name", "title", "sha256", "task", "modality", "bytes"} <= set(entry)
         assert entry["sha256"] == bundles.digest(shipped / "given")
         assert bundles.find("given").shipped
@@ -140,7 +140,7 @@ class TestImport:
             (source / "models" / "model.pt").write_bytes(b"nothing")
         else:
             file = source / "configs" / "inference.json"
-            data = json.loads(file.read_text())
+            data = json.loads(file.read_text(encoding="utf-8"))
             data["network_def"] |= {"out_channels": 9} if fault == "network" else {"_target_": "os.system"}
             write_json(file, data)
         with pytest.raises(BadInput):
@@ -172,21 +172,21 @@ class TestImport:
             assert tasks.run(ModelsImportRequest(source=str(source), name=name))["name"] == "tiny"
 
     def test_trust_given_at_the_import_stays_with_that_content(self, mine: Path, source: Path) -> None:
-        (source / "net.py").write_text("import monai\nmake = monai.networks.nets.BasicUNet\n")
+        (source / "net.py").write_text("import monai\nmake = monai.networks.nets.BasicUNet\n", encoding="utf-8")
         file = source / "configs" / "inference.json"
-        data = json.loads(file.read_text())
+        data = json.loads(file.read_text(encoding="utf-8"))
         data["network_def"]["_target_"] = "net.make"
         write_json(file, data)
         with pytest.raises(BadInput, match=r"net\.make"):
             tasks.run(ModelsImportRequest(source=str(source)))
         tasks.run(ModelsImportRequest(source=str(source), trust=(bundles.digest(source),)))
         bundles.network(bundles.find("tiny"))
-        (mine / "tiny" / "net.py").write_text("import monai\nmake = monai.networks.nets.UNet\n")
+        (mine / "tiny" / "net.py").write_text("import monai\nmake = monai.networks.nets.UNet\n", encoding="utf-8")
         with pytest.raises(BadInput, match="checksum"):
             bundles.find("tiny")
 
     def test_a_folder_that_cannot_be_made(self, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        (tmp_path / "file").write_text("")
+        (tmp_path / "file").write_text("", encoding="utf-8")
         monkeypatch.setenv("MLI_MODELS", str(tmp_path / "file" / "models"))
         with pytest.raises(BadInput, match="MLI_MODELS"):
             tasks.run(ModelsImportRequest(source=str(source)))

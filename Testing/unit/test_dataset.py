@@ -36,7 +36,7 @@ class TestReading:
             read_dataset(write_dataset(tmp_path, 1, **changes))
 
     def test_not_json(self, tmp_path: Path) -> None:
-        (tmp_path / "dataset.json").write_text("{")
+        (tmp_path / "dataset.json").write_text("{", encoding="utf-8")
         with pytest.raises(BadInput, match="not a JSON file"):
             read_dataset(tmp_path / "dataset.json")
 

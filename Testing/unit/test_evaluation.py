@@ -109,7 +109,7 @@ class TestFiles:
     def test_result_is_written_as_json(self, tmp_path: Path) -> None:
         a = write(tmp_path / "a.nrrd", two_labels())
         found = evaluate(a, a, output=str(tmp_path / "out.json"))
-        written = json.loads((tmp_path / "out.json").read_text())
+        written = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
         assert written["mean"]["dice"] == 1.0
         assert written == {k: v for k, v in found.items() if k in written}
         assert written["record"]["command"].startswith("mli evaluate ")
@@ -308,7 +308,7 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
     for case, shift in (("case_1", 0), ("case_2", 2)):
         write(ours / f"{case}.nii.gz", two_labels(shift))
         write(theirs / f"{case}.nrrd", two_labels())
-    (ours / "case_1.json").write_text("{}")
+    (ours / "case_1.json").write_text("{}", encoding="utf-8")
     return ours, theirs
 
 

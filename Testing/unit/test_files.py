@@ -41,14 +41,14 @@ class TestOutputs:
                 made.write_text(name, encoding="utf-8")
             assert not (tmp_path / "a.nii.gz").exists()
         assert sorted(p.name for p in tmp_path.iterdir()) == ["a.nii.gz", "b.json"]
-        assert (tmp_path / "b.json").read_text() == "b.json"
+        assert (tmp_path / "b.json").read_text(encoding="utf-8") == "b.json"
 
     def test_a_failure_leaves_what_was_there(self, tmp_path: Path) -> None:
-        (tmp_path / "a.txt").write_text("old")
+        (tmp_path / "a.txt").write_text("old", encoding="utf-8")
         with pytest.raises(RuntimeError, match="later"):
             _write_and_fail(tmp_path / "a.txt", RuntimeError("later"))
         assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
-        assert (tmp_path / "a.txt").read_text() == "old"
+        assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "old"
 
     @pytest.mark.parametrize(
         "error", [OSError(errno.ENOSPC, "full"), RuntimeError("ITK says: No space left on device")]

@@ -369,10 +369,10 @@ class TestOverlappingLabels:
 
         edit(bundle, change)
         file = bundle / "configs" / "metadata.json"
-        data = json.loads(file.read_text())
+        data = json.loads(file.read_text(encoding="utf-8"))
         data["network_data_format"]["outputs"]["pred"]["channel_def"] = {"0": "core", "1": "whole", "2": "rim"}
         data.pop("mli")
-        file.write_text(json.dumps(data))
+        file.write_text(json.dumps(data), encoding="utf-8")
         return bundle
 
     def test_each_channel_as_monai_decides_it(self, case: Any) -> None:
@@ -499,9 +499,9 @@ class TestWindows:
     def test_metadata_that_name_other_outputs_are_refused(self, case: Any) -> None:
         bundle, image, _ = case(labels=("a", "b", "c"))
         file = bundle / "configs" / "metadata.json"
-        data = json.loads(file.read_text())
+        data = json.loads(file.read_text(encoding="utf-8"))
         data["network_data_format"]["outputs"]["pred"]["num_channels"] = 3
-        file.write_text(json.dumps(data))
+        file.write_text(json.dumps(data), encoding="utf-8")
         with pytest.raises(BadInput, match="has 4 outputs, but its metadata name 3"):
             segment(image, str(bundle))
 

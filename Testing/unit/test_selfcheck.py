@@ -150,7 +150,7 @@ class TestDriver:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, text: str
     ) -> None:
         program = tmp_path / "nvidia-smi"
-        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
         program.chmod(0o755)
         monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
         assert text in selfcheck.driver_line()["value"]

@@ -49,7 +49,7 @@ class TestResult:
 
     def test_the_curve_is_written(self, trained: tuple[Path, dict[str, Any]]) -> None:
         folder = trained[0] / "bundle" / "training"
-        rows = list(csv.DictReader((folder / "learning_curve.csv").open()))
+        rows = list(csv.DictReader((folder / "learning_curve.csv").open(encoding="utf-8")))
         assert [int(float(r["epoch"])) for r in rows] == list(range(1, 61))
         assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
         assert (folder / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
@@ -58,7 +58,7 @@ class TestResult:
         assert not list((trained[0] / "bundle").rglob("*checkpoint*"))
 
     def test_the_card_says_how_it_was_measured(self, trained: tuple[Path, dict[str, Any]]) -> None:
-        card = (trained[0] / "bundle" / "docs" / "README.md").read_text()
+        card = (trained[0] / "bundle" / "docs" / "README.md").read_text(encoding="utf-8")
         dice = trained[1]["test"]["left"]["dice"]["mean"]
         assert f"| left | {dice:.3f} " in card
         assert "mli train segmentation" in card
@@ -126,7 +126,7 @@ class TestResume:
     def test_a_full_folder_is_not_written_over(self, tmp_path: Path) -> None:
         write_dataset(tmp_path, 8)
         (tmp_path / "bundle").mkdir()
-        (tmp_path / "bundle" / "thesis.txt").write_text("dear")
+        (tmp_path / "bundle" / "thesis.txt").write_text("dear", encoding="utf-8")
         with pytest.raises(BadInput, match="already holds files"):
             run(_request(tmp_path))
         with pytest.raises(BadInput, match="no checkpoint"):
@@ -171,7 +171,7 @@ class TestSchedule:
 
 class TestMetadata:
     def test_it_has_what_monais_schema_requires(self, trained: tuple[Path, dict[str, Any]]) -> None:
-        metadata = json.loads((trained[0] / "bundle" / "configs" / "metadata.json").read_text())
+        metadata = json.loads((trained[0] / "bundle" / "configs" / "metadata.json").read_text(encoding="utf-8"))
         assert set(REQUIRED_METADATA) <= set(metadata)
         formats = metadata["network_data_format"]
         for tensor in (formats["inputs"]["image"], formats["outputs"]["pred"]):

@@ -28,7 +28,7 @@ def trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def change(folder: Path, **entries: Any) -> None:
     file = folder / "configs" / "inference.json"
-    write_json(file, json.loads(file.read_text()) | entries)
+    write_json(file, json.loads(file.read_text(encoding="utf-8")) | entries)
 
 
 def load_all(folder: Path, trust: tuple[str, ...] = ()) -> None:
@@ -256,7 +256,7 @@ class TestExpressions:
     def test_an_import_that_nothing_uses_does_not_matter_and_does_not_run(
         self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trace: Path
     ) -> None:
-        (tmp_path / "leaves_a_trace.py").write_text(f"open({str(trace)!r}, 'w')")
+        (tmp_path / "leaves_a_trace.py").write_text(f"open({str(trace)!r}, 'w')", encoding="utf-8")
         monkeypatch.syspath_prepend(tmp_path)
         change(folder, imports=["$import leaves_a_trace", "$import glob"])
         load_all(folder)
@@ -286,7 +286,10 @@ class TestWhatIsLeftOut:
     def test_metadata_is_data(self, folder: Path, trace: Path) -> None:
         file = folder / "configs" / "metadata.json"
         evil = {"_target_": "os.system", "command": f"touch {trace}"}
-        write_json(file, json.loads(file.read_text()) | {"description": f"$os.system('touch {trace}')", "x": evil})
+        write_json(
+            file,
+            json.loads(file.read_text(encoding="utf-8")) | {"description": f"$os.system('touch {trace}')", "x": evil},
+        )
         load_all(folder)
         assert not trace.exists()
 
@@ -295,9 +298,10 @@ class TestTrust:
     @pytest.fixture
     def scripted(self, folder: Path) -> Path:
         (folder / "scripts").mkdir()
-        (folder / "scripts" / "__init__.py").write_text("")
+        (folder / "scripts" / "__init__.py").write_text("", encoding="utf-8")
         (folder / "scripts" / "net.py").write_text(
-            "import monai\ndef make(**k):\n    return monai.networks.nets.BasicUNet(features=[4, 4, 8, 8, 8, 4], **k)\n"
+            "import monai\ndef make(**k):\n    return monai.networks.nets.BasicUNet(\n        features=[4, 4, 8, 8, 8, 4], **k)\n",
+            encoding="utf-8",
         )
         change(folder, network_def={"_target_": "scripts.net.make", **NETWORK})
         return folder
@@ -320,8 +324,10 @@ class TestTrust:
     def test_two_bundles_have_each_their_own_scripts(self, scripted: Path, tmp_path: Path) -> None:
         other = write_tiny_bundle(tmp_path / "other")
         (other / "scripts").mkdir()
-        (other / "scripts" / "__init__.py").write_text("")
-        (other / "scripts" / "net.py").write_text("def make(**k):\n    raise ValueError('the other one')\n")
+        (other / "scripts" / "__init__.py").write_text("", encoding="utf-8")
+        (other / "scripts" / "net.py").write_text(
+            "def make(**k):\n    raise ValueError('the other one')\n", encoding="utf-8"
+        )
         change(other, network_def={"_target_": "scripts.net.make", **NETWORK})
         load_all(scripted, (bundles.find(str(scripted)).sha256,))
         with pytest.raises(BadInput, match="the other one"):

@@ -29,5 +29,5 @@ def write_dataset(folder: Path, n: int = 8, size: tuple[int, ...] = (20, 18, 16)
         "labels": {"0": "background", "1": "left", "2": "right"},
         "training": cases,
     }
-    (folder / "dataset.json").write_text(json.dumps(data | changes))
+    (folder / "dataset.json").write_text(json.dumps(data | changes), encoding="utf-8")
     return folder / "dataset.json"
