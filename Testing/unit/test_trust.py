@@ -300,7 +300,8 @@ class TestTrust:
         (folder / "scripts").mkdir()
         (folder / "scripts" / "__init__.py").write_text("", encoding="utf-8")
         (folder / "scripts" / "net.py").write_text(
-            "import monai\ndef make(**k):\n    return monai.networks.nets.BasicUNet(\n        features=[4, 4, 8, 8, 8, 4], **k)\n",
+            "import monai\ndef make(**k):\n"
+            "    return monai.networks.nets.BasicUNet(features=[4, 4, 8, 8, 8, 4], **k)\n",
             encoding="utf-8",
         )
         change(folder, network_def={"_target_": "scripts.net.make", **NETWORK})
