@@ -26,6 +26,7 @@ import pictures
 from MLILib import metrics, tasks
 from MLILib.errors import BadInput, MissingPackage, MLIError
 from MLILib.progress import Progress, TerminalBar
+from MLILib.segmentation.requests import SegmentRequest
 
 TITLE = "Both hippocampi of the MNI152 template"
 VOLUME_NOTE = (
@@ -63,7 +64,7 @@ def segment(side: str, image: sitk.Image, folder: Path, model: str, device: str)
     stem = f"MNI152_{side}_hippocampus"
     path, output = folder / f"{stem}_T1.nrrd", folder / f"{stem}.seg.nrrd"
     sitk.WriteImage(image, str(path), useCompression=True)
-    request = tasks.SegmentRequest(images=(str(path),), model=(model,), output=str(output), device=device)
+    request = SegmentRequest(images=(str(path),), model=(model,), output=str(output), device=device)
     bar = TerminalBar(sys.stderr)
     result = tasks.run(request, Progress(bar))
     bar.close()

@@ -71,6 +71,16 @@ def setting(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def device_setting() -> Any:
+    """The setting "device", the same in every task that computes."""
+    return setting(
+        "auto",
+        "Where to compute: auto takes a GPU when there is one.",
+        kind="device",
+        metavar="auto|cpu|cuda|cuda:N|mps",
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class Setting:
     """One setting of a task, read off its dataclass field."""
@@ -206,6 +216,14 @@ class Request:
 
     def check_task(self) -> None:
         """What a subclass adds to :meth:`check`."""
+
+    def require_distinct(self) -> None:
+        """Raise :class:`BadInput` where a file is an input and an output, or two outputs at once."""
+        clash = set(self.outputs()) & set(self.inputs())
+        if clash:
+            raise BadInput(f"{clash.pop()} is an input and an output.", "", "Write to another file.")
+        if len(set(self.outputs())) < len(self.outputs()):
+            raise BadInput("Two outputs have the same file name.", "", "Give each output a name of its own.")
 
     def inputs(self) -> tuple[str, ...]:
         """The paths that are read, for the run record."""

@@ -26,7 +26,7 @@ if importlib.util.find_spec("MLISlicerLib") is None:
     sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))
 
 from MLILib.files import sha256
-from MLILib.tasks import EvaluateRequest, SegmentRequest
+from MLILib.segmentation.requests import EvaluateRequest, SegmentRequest
 from MLISlicerLib import display, install, jobs, models, segmentation
 from MLISlicerLib.model_chooser import ModelChooser
 from MLISlicerLib.parameters import CheckedConnector, ChoiceConnector, parameter, tooltip
@@ -295,7 +295,7 @@ class MLISegmentationLogic(ScriptedLoadableModuleLogic):
         result = logic.run([volume], model="hippocampus", uncertainty=True)
         result.segmentation, result.volumes, result.uncertainty ...
 
-    The settings are those of MLILib.tasks.SegmentRequest.
+    The settings are those of MLILib.segmentation.requests.SegmentRequest.
     """
 
     MAXIMUM_CHANNELS = 4
@@ -362,7 +362,7 @@ class MLISegmentationLogic(ScriptedLoadableModuleLogic):
         :param reference: segmentation to compare with
         :param inProcess: compute in this process, not in the worker
         :param progress: called with each MLISlicerLib.jobs.Status
-        :param settings: further settings of MLILib.tasks.SegmentRequest
+        :param settings: further settings of MLILib.segmentation.requests.SegmentRequest
         :return: MLISlicerLib.segmentation.Result
         """
         inputs = segmentation.Inputs(

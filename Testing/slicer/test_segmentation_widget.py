@@ -79,7 +79,7 @@ class TestBeforeAJob:
         assert not widget.ui.applyButton.enabled
 
     def test_settings_have_the_defaults_and_help_of_the_task(self, widget):
-        from MLILib.tasks import SegmentRequest
+        from MLILib.segmentation.requests import SegmentRequest
 
         settings = {s.name: s for s in SegmentRequest.settings()}
         for name in ("device", "tta", "mc_dropout", "keep_largest", "ensemble", "overlap", "seed"):

@@ -26,7 +26,8 @@ from MLILib.progress import Progress  # noqa: E402
 from MLILib.segmentation import training  # noqa: E402
 from MLILib.segmentation.augmentation import Sampler, preprocess  # noqa: E402
 from MLILib.segmentation.dataset import read_dataset  # noqa: E402
-from MLILib.tasks import TrainSegmentationRequest, run  # noqa: E402
+from MLILib.segmentation.requests import TrainSegmentationRequest  # noqa: E402
+from MLILib.tasks import run  # noqa: E402
 
 
 def _request(folder: Path, output: str = "bundle", **settings: Any) -> TrainSegmentationRequest:
@@ -79,7 +80,7 @@ class TestResult:
         subprocess.run(command, check=True, capture_output=True, timeout=300)
         (made,) = (tmp_path / "out").rglob("*_seg.nii.gz")
         ours = tmp_path / "ours.nii.gz"
-        from MLILib.tasks import SegmentRequest
+        from MLILib.segmentation.requests import SegmentRequest
 
         run(SegmentRequest(images=(str(image),), model=(str(bundle),), output=str(ours), device="cpu"))
         theirs, mine = (sitk.GetArrayFromImage(sitk.ReadImage(str(p))) for p in (made, ours))

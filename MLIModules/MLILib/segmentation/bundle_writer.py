@@ -29,9 +29,9 @@ from ..bundle_files import SCHEMA
 from ..errors import BadInput
 from ..metrics import compare
 from ..progress import Progress, duration
-from ..tasks import TrainSegmentationRequest
 from .dataset import Case, Dataset, Split
 from .plan import Plan
+from .requests import TrainSegmentationRequest
 
 _PALETTE = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (204, 121, 167), (240, 228, 66), (213, 94, 0), (0, 114, 178))
 _TISSUE = {"category": ["SCT", "85756007", "Tissue"], "type": ["SCT", "85756007", "Tissue"]}

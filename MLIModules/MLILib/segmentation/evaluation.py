@@ -15,8 +15,8 @@ from .. import files, record
 from ..errors import BadInput
 from ..metrics import METRICS, compare_labels, for_json, mean, require_same_grid
 from ..progress import Progress
-from ..tasks import EvaluateRequest
 from . import label_files
+from .requests import EvaluateRequest
 
 #: What the result says beside the labels; a label with such a name has its value appended.
 RESERVED = frozenset(

@@ -26,13 +26,13 @@ from .. import files, geometry, images, record
 from ..errors import BadInput, OutOfMemory
 from ..geometry import Grid
 from ..progress import Progress
-from ..tasks import SegmentRequest
 from . import models, outputs, tiles
 from .models import Model
 from .outputs import Segmentation
 from .postprocessing import Postprocessing
 from .prediction import SUMS, Job, Prediction, Wanted, passes, predict
 from .preparation import Prepared, prepare
+from .requests import SegmentRequest
 from .sliding_window import Tiling, WindowRefused, accumulator_bytes
 from .tiles import Setup
 from .whole import predict_whole

@@ -16,10 +16,10 @@ from .. import files, geometry, images, record
 from ..errors import BadInput
 from ..geometry import Grid
 from ..labels import Label
-from ..tasks import SegmentRequest
 from . import seg_nrrd
 from .postprocessing import Postprocessing
 from .prediction import Prediction
+from .requests import SegmentRequest
 
 
 @dataclasses.dataclass(frozen=True)

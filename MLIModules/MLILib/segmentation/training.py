@@ -23,12 +23,12 @@ from .. import __version__
 from ..device import resolve
 from ..errors import BadInput, MissingPackage
 from ..progress import Progress
-from ..tasks import TrainSegmentationRequest
 from . import bundle_writer
 from .augmentation import Sampler, preprocess
 from .curve import write_curve
 from .dataset import Dataset, Split, fingerprint, read_dataset, split_cases
 from .plan import Plan, make_plan
+from .requests import TrainSegmentationRequest
 
 #: Decay of the moving average of the weights, a step.
 EMA_DECAY = 0.999
@@ -42,7 +42,7 @@ Pairs = list[tuple[torch.Tensor, torch.Tensor]]
 
 
 def run(request: TrainSegmentationRequest, progress: Progress) -> dict[str, Any]:
-    """Train as `request` says; see :class:`MLILib.tasks.TrainSegmentationRequest`.
+    """Train as `request` says; see :class:`MLILib.segmentation.requests.TrainSegmentationRequest`.
 
     Returns:
         The bundle's folder, the Dice of the validation cases and of the fold kept aside, epochs and seconds.
