@@ -111,15 +111,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MLIError as error:
         _say(error, as_json, sys.stdout)
         return error.exit_code
-    signal.signal(signal.SIGTERM, _terminated)
+    stop = _Stop()
+    signal.signal(signal.SIGTERM, stop)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as it is for a job in a shell's background
+        signal.signal(signal.SIGINT, stop)
     with claimed_stdout() as out:
-        return _run(request, as_json, out)
+        return _run(request, as_json, out, stop)
 
 
-def _run(request: Request, as_json: bool, out: TextIO) -> int:
+def _run(request: Request, as_json: bool, out: TextIO, stop: _Stop) -> int:
     bar = TerminalBar(sys.stderr)
     try:
-        result = tasks.run(request, Progress(bar))
+        result = tasks.run(request, Progress(bar, cancelled=lambda: stop.asked))
     except KeyboardInterrupt:
         bar.close()
         _say(Cancelled(), as_json, out)
@@ -166,9 +169,19 @@ def _log(request: Request) -> Path:
     return Path(name)
 
 
-def _terminated(number: int, frame: FrameType | None) -> NoReturn:
-    """SIGTERM ends a job as Ctrl+C does, so that half-written files are removed."""
-    raise KeyboardInterrupt
+class _Stop:
+    """SIGTERM ends a job as Ctrl+C does, so that half-written files are removed.
+
+    Python drops an exception that a signal raises in a destructor or a callback of a library; the job's next report then
+    finds that it was asked to stop.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> NoReturn:
+        self.asked = True
+        raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -96,7 +96,12 @@ class TestInterrupt:
         write_dataset(tmp_path, 8)
         command = [sys.executable, "-m", "MLILib.cli", "train", "segmentation", str(tmp_path / "dataset.json"),
                    "-o", str(tmp_path / "b"), "--epochs", "100000", "--filters", "2", "--device", "cpu"]  # fmt: skip
-        process = subprocess.Popen(command, env=_ENV, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        # Where the tests run in a shell's background, Ctrl+C is ignored, and children inherit that.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            process = subprocess.Popen(command, env=_ENV, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        finally:
+            signal.signal(signal.SIGINT, before)
         checkpoint = tmp_path / "b" / "training" / "checkpoint.pt"
         deadline = time.monotonic() + 90
         while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
