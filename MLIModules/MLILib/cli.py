@@ -172,8 +172,8 @@ def _log(request: Request) -> Path:
 class _Stop:
     """SIGTERM ends a job as Ctrl+C does, so that half-written files are removed.
 
-    Python drops an exception that a signal raises in a destructor or a callback of a library; the job's next report then
-    finds that it was asked to stop.
+    Python drops an exception that a signal raises in a destructor or a callback of a library; the job's next report
+    then finds that it was asked to stop.
     """
 
     def __init__(self) -> None:
