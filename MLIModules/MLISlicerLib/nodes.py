@@ -53,17 +53,34 @@ def ijk_to_ras(volume: slicer.vtkMRMLVolumeNode) -> np.ndarray:
     return matrix_of(matrix)
 
 
-def to_world(node: slicer.vtkMRMLTransformableNode) -> np.ndarray:
+def is_under(node: slicer.vtkMRMLTransformableNode, transform: slicer.vtkMRMLTransformNode | None) -> bool:
+    """Whether `transform` is one of the node's parents."""
+    parent = node.GetParentTransformNode()
+    while parent is not None and parent is not transform:
+        parent = parent.GetParentTransformNode()
+    return transform is not None and parent is transform
+
+
+def to_world(node: slicer.vtkMRMLTransformableNode, below: slicer.vtkMRMLTransformNode | None = None) -> np.ndarray:
     """(4, 4) matrix of the node's parent transforms, from its own RAS to the world's.
+
+    Args:
+        node: any node that can be transformed.
+        below: a transform to leave out with all that is above it, if the node is under it: a registration's result, so
+            that the registration can be repeated.
 
     Raises:
         BadInput: one of them is not linear.
     """
     parent = node.GetParentTransformNode()
-    if parent is None:
+    if parent is None or parent is below:
         return np.eye(4)
     matrix = vtk.vtkMatrix4x4()
-    if not parent.IsTransformToWorldLinear() or not parent.GetMatrixTransformToWorld(matrix):
+    if below is not None and is_under(node, below):
+        found = parent.IsTransformToNodeLinear(below) and parent.GetMatrixTransformToNode(below, matrix)
+    else:
+        found = parent.IsTransformToWorldLinear() and parent.GetMatrixTransformToWorld(matrix)
+    if not found:
         raise BadInput(
             f"{node.GetName()} is under the non-linear transform {parent.GetName()}.",
             "A warped volume has no regular grid.",
@@ -72,16 +89,14 @@ def to_world(node: slicer.vtkMRMLTransformableNode) -> np.ndarray:
     return matrix_of(matrix)
 
 
-def grid_of(volume: slicer.vtkMRMLVolumeNode) -> Grid:
-    """Where the volume's voxels lie in the world, in LPS.
+def grid_of(volume: slicer.vtkMRMLVolumeNode, below: slicer.vtkMRMLTransformNode | None = None) -> Grid:
+    """Where the volume's voxels lie in the world, in LPS, or without the transform `below` (see :func:`to_world`).
 
     Raises:
         BadInput: it holds no image, or its transform bends or shears it.
     """
-    if volume is None or volume.GetImageData() is None or 0 in volume.GetImageData().GetDimensions():
-        name = "The input volume" if volume is None else volume.GetName()
-        raise BadInput(f"{name} holds no image.", "", "Load an image, or choose another volume.")
-    grid = Grid(tuple(volume.GetImageData().GetDimensions()), RAS_LPS @ to_world(volume) @ ijk_to_ras(volume))
+    require_image(volume)
+    grid = Grid(tuple(volume.GetImageData().GetDimensions()), RAS_LPS @ to_world(volume, below) @ ijk_to_ras(volume))
     if not np.allclose(grid.direction.T @ grid.direction, np.eye(3), atol=1e-4):
         raise BadInput(
             f"The axes of {volume.GetName()} are not at right angles.",
@@ -91,13 +106,20 @@ def grid_of(volume: slicer.vtkMRMLVolumeNode) -> Grid:
     return grid
 
 
+def require_image(volume: slicer.vtkMRMLVolumeNode | None) -> None:
+    """Raise :class:`BadInput` where there are no voxels."""
+    if volume is None or volume.GetImageData() is None or 0 in volume.GetImageData().GetDimensions():
+        name = "The input volume" if volume is None else volume.GetName()
+        raise BadInput(f"{name} holds no image.", "", "Load an image, or choose another volume.")
+
+
 def voxels_of(volume: slicer.vtkMRMLVolumeNode) -> np.ndarray:
     """The volume's voxels as (k, j, i), a view and not a copy.
 
     Raises:
         BadInput: it holds no image, or vectors.
     """
-    grid = grid_of(volume)
+    require_image(volume)
     scalars = volume.GetImageData().GetPointData().GetScalars()
     if scalars is None:
         raise BadInput(f"{volume.GetName()} holds no image.", "", "Load an image, or choose another volume.")
@@ -107,16 +129,24 @@ def voxels_of(volume: slicer.vtkMRMLVolumeNode) -> np.ndarray:
             "It is a colour or vector volume.",
             "Convert it to a scalar volume first (module Vector to Scalar Volume).",
         )
-    return numpy_support.vtk_to_numpy(scalars).reshape(grid.size[::-1])
+    return numpy_support.vtk_to_numpy(scalars).reshape(volume.GetImageData().GetDimensions()[::-1])
 
 
-def write_volume(volume: slicer.vtkMRMLVolumeNode, path: Path, stage: str = "") -> Generator[Status | None, None, None]:
+def write_volume(
+    volume: slicer.vtkMRMLVolumeNode, path: Path, stage: str = "", below: slicer.vtkMRMLTransformNode | None = None
+) -> Generator[Status | None, None, None]:
     """Write a volume as it lies in the world, a slab a step (see :func:`MLISlicerLib.transfer.write_nrrd`).
+
+    Args:
+        volume: the volume.
+        path: NRRD file to write.
+        stage: name shown while it runs.
+        below: a transform to leave out (see :func:`to_world`).
 
     Raises:
         BadInput: it cannot be used, the disk is full, or it changed meanwhile.
     """
-    voxels, grid = voxels_of(volume), grid_of(volume)
+    voxels, grid = voxels_of(volume), grid_of(volume, below)
     scalars = volume.GetImageData().GetPointData().GetScalars()
     before = scalars.GetMTime()
     yield from write_nrrd(path, voxels, grid, stage)
@@ -252,6 +282,7 @@ def write_segments(
     volume: slicer.vtkMRMLVolumeNode,
     path: Path,
     stage: str = "",
+    below: slicer.vtkMRMLTransformNode | None = None,
 ) -> Generator[Status | None, None, None]:
     """Write segments as one label map on the grid of `volume`, resampled to the nearest voxel, some slices a step.
 
@@ -261,13 +292,14 @@ def write_segments(
         volume: whose grid is wanted.
         path: NRRD file to write.
         stage: name shown while it runs.
+        below: a transform to leave out, of both (see :func:`to_world`).
 
     Raises:
         BadInput: a segment has no binary labelmap.
     """
-    grid = grid_of(volume)
+    grid = grid_of(volume, below)
     found = np.zeros(grid.size[::-1], np.uint8 if max(values.values(), default=0) < 256 else np.uint16)
-    world = to_world(node)
+    world = to_world(node, below)
     for identifier, value in values.items():
         labelmap = node.GetSegmentation().GetSegment(identifier).GetRepresentation(_BINARY_LABELMAP)
         label = node.GetSegmentation().GetSegment(identifier).GetLabelValue()
