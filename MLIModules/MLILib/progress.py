@@ -6,6 +6,7 @@ A task calls :class:`Progress`; who listens is decided by the door: a bar on a t
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -26,10 +27,11 @@ class Progress:
 
     Args:
         sink: called with each event, a dict of plain values with the key ``event``: ``stage`` (name), ``fraction``
-            (value in 0..1 of the current stage, eta in seconds or None) or ``message`` (text).
+            (value in 0..1 of the current stage, eta in seconds or None), ``message`` (text) or ``curve`` (stage, level,
+            iteration, value).
         cancelled: asked at each report; True raises :class:`Cancelled` in the task.
         clock: seconds, monotonic; tests hand in their own.
-        interval: seconds between two ``fraction`` events, so that a fast loop does not flood a pipe.
+        interval: seconds between two ``fraction`` or two ``curve`` events, so that a fast loop does not flood a pipe.
     """
 
     def __init__(
@@ -46,7 +48,8 @@ class Progress:
         self._interval = interval
         self._started = clock()
         self._stage_started = self._started
-        self._last = -1e9
+        self._last = self._last_point = -1e9
+        self._curve: tuple[str, int] | None = None
         self.stages: dict[str, float] = {}
         self._stage_name = ""
 
@@ -75,6 +78,25 @@ class Progress:
         spent = now - self._stage_started
         eta = spent * (1.0 - value) / value if value > 0.0 else None
         self._sink({"event": "fraction", "value": value, "eta": eta})
+
+    def curve(self, stage: str, level: int, iteration: int, value: float) -> None:
+        """A point of an optimisation's curve; of a fast loop some are left out, never the first of a level.
+
+        Args:
+            stage: name of the stage, for a reader.
+            level: resolution level, 1 is the coarsest.
+            iteration: within the level.
+            value: what is optimised; a value that is not finite is left out.
+        """
+        self.check_cancelled()
+        now = self._clock()
+        again = self._curve == (stage, level)
+        if not math.isfinite(value) or (again and now - self._last_point < self._interval):
+            return
+        self._curve, self._last_point = (stage, level), now
+        self._sink(
+            {"event": "curve", "stage": stage, "level": int(level), "iteration": int(iteration), "value": float(value)}
+        )
 
     def message(self, text: str) -> None:
         """A sentence for the reader: a choice made, a fallback taken."""

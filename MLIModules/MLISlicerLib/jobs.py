@@ -53,13 +53,26 @@ class Call:
 
 
 @dataclasses.dataclass(frozen=True)
+class Point:
+    """A point of an optimisation's curve: what is optimised, at an iteration of a resolution level of a stage."""
+
+    stage: str
+    level: int
+    iteration: int
+    value: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Status:
-    """What a running job shows: the stage, its fraction (0 to 1, or None), the seconds left and the last message."""
+    """What a running job shows: the stage, its fraction (0 to 1, or None), the seconds left, the last message, and the
+    curve of what is optimised, from the beginning of the job.
+    """
 
     stage: str = ""
     fraction: float | None = None
     eta: float | None = None
     message: str = ""
+    curve: tuple[Point, ...] = ()
 
 
 #: A job: yields a call to the worker, a status to show, or None; returns its result.
@@ -337,7 +350,7 @@ class JobRunner:
 
     def _hear(self, job: Job, event: Event) -> None:
         kind = event["event"]
-        if kind in ("stage", "fraction", "message"):
+        if kind in ("stage", "fraction", "message", "curve"):
             if kind == "message":
                 job.messages.append(str(event["text"]))
             self._show(job, _heard(job.status, event))
@@ -434,11 +447,14 @@ def _heard(status: Status, event: Event) -> Status:
     """The status after an event of a running task."""
     kind = event["event"]
     if kind == "stage":
-        return Status(stage=str(event["name"]), fraction=0.0)
+        return Status(stage=str(event["name"]), fraction=0.0, curve=status.curve)
     if kind == "fraction":
         return dataclasses.replace(status, fraction=float(event["value"]), eta=event.get("eta"))
     if kind == "message":
         return dataclasses.replace(status, message=str(event["text"]))
+    if kind == "curve":
+        point = Point(str(event["stage"]), int(event["level"]), int(event["iteration"]), float(event["value"]))
+        return dataclasses.replace(status, curve=(*status.curve, point))
     return status
 
 

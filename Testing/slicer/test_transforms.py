@@ -1,7 +1,7 @@
 """Registration results as transform nodes: landmarks go through Slicer's own transform logic in both directions.
 
-The oracle is SimpleITK: a transform T from fixed to moving points, in LPS. A node above the moving volume must bring the
-moving point T(p) to p. Grids are oblique, anisotropic and left-handed.
+The oracle is SimpleITK: a transform T from fixed to moving points, in LPS. A node above the moving volume must bring
+the moving point T(p) to p. Grids are oblique, anisotropic and left-handed.
 """
 
 import numpy as np

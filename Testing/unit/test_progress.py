@@ -39,6 +39,22 @@ class TestProgress:
         assert len(fractions) <= 12
         assert fractions[-1]["value"] == 1.0
 
+    def test_a_curve_has_the_first_point_of_each_level_and_does_not_flood(self) -> None:
+        clock, heard = _Clock(), []
+        progress = Progress(heard.append, clock=clock, interval=0.1)
+        for level in (1, 2):
+            for iteration in range(500):
+                clock.now += 0.001
+                progress.curve("rigid", level, iteration, 1.0 / (1 + iteration))
+        assert {(e["level"], e["iteration"]) for e in heard} >= {(1, 0), (2, 0)}
+        assert len(heard) <= 12
+        assert heard[0] == {"event": "curve", "stage": "rigid", "level": 1, "iteration": 0, "value": 1.0}
+
+    def test_a_value_that_json_cannot_hold_is_left_out(self) -> None:
+        heard: list[dict[str, object]] = []
+        Progress(heard.append).curve("rigid", 1, 0, float("nan"))
+        assert heard == []
+
     def test_cancel_is_noticed_at_the_next_report(self) -> None:
         stop = False
         progress = Progress(cancelled=lambda: stop)
