@@ -27,6 +27,8 @@ from .transfer import Grid, write_nrrd
 RAS_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 _BINARY_LABELMAP = "Binary labelmap"
+#: Colours of the series of a chart.
+_PALETTE = ((0.22, 0.49, 0.72), (0.90, 0.55, 0.18), (0.30, 0.65, 0.42), (0.58, 0.40, 0.74))
 
 
 # -- geometry
@@ -341,6 +343,13 @@ def _resampled(
 # -- tables, plots, text
 
 
+def node_or_new(given: Any, class_name: str, name: str) -> Any:
+    """The node that was given, if it is of that class and still in the scene, or a new one."""
+    if given is not None and given.GetScene() is not None and given.GetClassName() == class_name:
+        return given
+    return slicer.mrmlScene.AddNewNodeByClass(class_name, slicer.mrmlScene.GenerateUniqueName(name))
+
+
 def fill_table(node: slicer.vtkMRMLTableNode, columns: Mapping[str, Sequence[str] | Sequence[float]]) -> None:
     """Replace a table's columns: texts become string columns, numbers double columns."""
     table = vtk.vtkTable()
@@ -373,7 +382,6 @@ def fill_bar_plot(
         labels: column with the text under each group of bars.
         y_title: of the vertical axis.
     """
-    palette = ((0.22, 0.49, 0.72), (0.90, 0.55, 0.18), (0.30, 0.65, 0.42))
     chart.RemoveAllPlotSeriesNodeIDs()
     for index, (name, series) in enumerate(columns.items()):
         series.SetName(name)
@@ -381,13 +389,48 @@ def fill_bar_plot(
         series.SetYColumnName(name)
         series.SetLabelColumnName(labels)
         series.SetPlotType(slicer.vtkMRMLPlotSeriesNode.PlotTypeBar)
-        series.SetColor(*palette[index % len(palette)])
+        series.SetColor(*_PALETTE[index % len(_PALETTE)])
         chart.AddAndObservePlotSeriesNodeID(series.GetID())
     chart.SetTitle(title)
     chart.SetXAxisTitle("")
     chart.SetYAxisTitle(y_title)
     chart.SetYAxisRangeAuto(False)
     chart.SetYAxisRange(0.0, 1.0)
+
+
+def fill_line_plot(
+    chart: slicer.vtkMRMLPlotChartNode,
+    table: slicer.vtkMRMLTableNode,
+    columns: Mapping[str, slicer.vtkMRMLPlotSeriesNode],
+    *,
+    x: str,
+    title: str,
+    y_title: str,
+) -> None:
+    """Show columns of a table as lines over another.
+
+    Args:
+        chart: the chart.
+        table: its numbers.
+        columns: series node for each column to show.
+        x: the column along the horizontal axis, and its title.
+        title: of the chart.
+        y_title: of the vertical axis.
+    """
+    chart.RemoveAllPlotSeriesNodeIDs()
+    for index, (name, series) in enumerate(columns.items()):
+        series.SetName(name)
+        series.SetAndObserveTableNodeID(table.GetID())
+        series.SetXColumnName(x)
+        series.SetYColumnName(name)
+        series.SetPlotType(slicer.vtkMRMLPlotSeriesNode.PlotTypeScatter)
+        series.SetMarkerStyle(slicer.vtkMRMLPlotSeriesNode.MarkerStyleNone)
+        series.SetLineWidth(2)
+        series.SetColor(*_PALETTE[index % len(_PALETTE)])
+        chart.AddAndObservePlotSeriesNodeID(series.GetID())
+    chart.SetTitle(title)
+    chart.SetXAxisTitle(x)
+    chart.SetYAxisTitle(y_title)
 
 
 def fill_text(node: slicer.vtkMRMLTextNode, text: str) -> None:

@@ -15,11 +15,13 @@ from typing import Any
 import slicer
 from slicer.i18n import tr as _
 
-from MLILib.errors import BadInput, MLIError, from_json
+from MLILib.errors import BadInput, MLIError
 
 from . import display, nodes
 from .jobs import Call, JobFolder, Status, Steps
+from .nodes import node_or_new
 from .transfer import discard, read_nrrd
+from .wording import record_text, with_names
 
 #: Metrics in the table of agreement: key of the task "evaluate" and heading.
 _METRICS = {
@@ -112,7 +114,7 @@ def steps(inputs: Inputs) -> Steps:
         try:
             details = yield Call("segment", {**request, **{key: str(path) for key, path in files.items()}})
         except MLIError as error:
-            raise _with_names(error, inputs.volumes, images) from error
+            raise with_names(error, dict(zip(images, inputs.volumes, strict=True))) from error
         for path in images:
             yield from discard(path)
         metrics = None
@@ -129,7 +131,7 @@ def steps(inputs: Inputs) -> Steps:
                 yield from discard(Path(details[key]))
         yield from discard(files["output"])
         record = json.loads(Path(details["record"]).read_text(encoding="utf-8"))
-        text = record_text(record, inputs.volumes, images)
+        text = record_text(record, dict(zip(images, inputs.volumes, strict=True)))
         yield None
         if volume.GetScene() is None:
             raise BadInput(f"{name} was removed while it was segmented.", "", "Load it again and press Apply.")
@@ -137,15 +139,6 @@ def steps(inputs: Inputs) -> Steps:
             nodes.require_grid(grid, volume)
         with nodes.all_or_nothing():
             return _show(inputs, volume, details, metrics, layers, maps, text)
-
-
-def _with_names(error: MLIError, volumes: Sequence[slicer.vtkMRMLVolumeNode], images: Sequence[Path]) -> MLIError:
-    """The error with the volumes' names in place of the job's files, which the reader never saw."""
-    told = error.to_json()
-    for key in ("what", "cause", "remedy"):
-        for volume, path in zip(volumes, images, strict=True):
-            told[key] = told[key].replace(str(path), volume.GetName())
-    return from_json(told)
 
 
 def _read_labels(path: Path) -> Steps:
@@ -227,13 +220,13 @@ def _show(
 ) -> Result:
     """Make the nodes: the one step that touches the scene."""
     name = volume.GetName()
-    segmentation = _node(inputs.segmentation, "vtkMRMLSegmentationNode", _("{name} segmentation").format(name=name))
+    segmentation = node_or_new(inputs.segmentation, "vtkMRMLSegmentationNode", _("{name} segmentation").format(name=name))
     told = segmentation.GetName()
     nodes.fill_segmentation(segmentation, layers, details["labels"], volume)
     result = Result(
         segmentation=segmentation,
-        volumes=_node(inputs.previous.get("volumes"), "vtkMRMLTableNode", _("{name} volumes").format(name=told)),
-        record=_node(inputs.previous.get("record"), "vtkMRMLTextNode", _("{name} run record").format(name=told)),
+        volumes=node_or_new(inputs.previous.get("volumes"), "vtkMRMLTableNode", _("{name} volumes").format(name=told)),
+        record=node_or_new(inputs.previous.get("record"), "vtkMRMLTextNode", _("{name} run record").format(name=told)),
         details=details,
     )
     nodes.fill_table(
@@ -252,7 +245,7 @@ def _show(
     ):
         if key in maps:
             given = inputs.uncertainty_volume if key == "uncertainty" else None
-            node = _node(given, "vtkMRMLScalarVolumeNode", f"{name} {title.partition(' (')[0].lower()}")
+            node = node_or_new(given, "vtkMRMLScalarVolumeNode", f"{name} {title.partition(' (')[0].lower()}")
             nodes.fill_volume(node, maps[key], nodes.grid_of(volume))
             nodes.place_like(node, volume)
             display.show_as_uncertainty(node, maximum, title)
@@ -276,39 +269,19 @@ def _show_metrics(result: Result, metrics: Mapping[str, Any], previous: Mapping[
     columns |= {heading: [_number(metrics[row].get(key)) for row in rows] for key, heading in _METRICS.items()}
     numbers = {heading: [math.nan if v == "" else float(v) for v in columns[heading]] for heading in _METRICS.values()}
     name = result.segmentation.GetName()
-    result.metrics = _node(previous.get("metrics"), "vtkMRMLTableNode", _("{name} agreement").format(name=name))
+    result.metrics = node_or_new(previous.get("metrics"), "vtkMRMLTableNode", _("{name} agreement").format(name=name))
     nodes.fill_table(result.metrics, {_("Structure"): columns[_("Structure")], **numbers})
-    result.chart = _node(previous.get("chart"), "vtkMRMLPlotChartNode", _("{name} agreement plot").format(name=name))
+    result.chart = node_or_new(previous.get("chart"), "vtkMRMLPlotChartNode", _("{name} agreement plot").format(name=name))
     for old in [result.chart.GetNthPlotSeriesNode(n) for n in range(result.chart.GetNumberOfPlotSeriesNodes())]:
         slicer.mrmlScene.RemoveNode(old)
     nodes.fill_bar_plot(
         result.chart,
         result.metrics,
-        {heading: _node(None, "vtkMRMLPlotSeriesNode", heading) for heading in _BARS},
+        {heading: node_or_new(None, "vtkMRMLPlotSeriesNode", heading) for heading in _BARS},
         title=_("Agreement with the reference"),
         labels=_("Structure"),
         y_title=_("Score"),
     )
-
-
-def record_text(record: Mapping[str, Any], volumes: Sequence[slicer.vtkMRMLVolumeNode], images: Sequence[Path]) -> str:
-    """The run record as text, with the files of the volumes in place of the job's temporary ones.
-
-    A volume that has not been saved is called by its name, as if it were to be saved in the current folder.
-    """
-    text = json.dumps(record, indent=1, ensure_ascii=False)
-    for node, path in zip(volumes, images, strict=True):
-        storage = node.GetStorageNode()
-        file = storage.GetFileName() if storage is not None and storage.GetFileName() else f"{node.GetName()}.nrrd"
-        text = text.replace(json.dumps(str(path))[1:-1], json.dumps(file)[1:-1])
-    return text.replace(json.dumps(f"{images[0].parent}/")[1:-1], "")
-
-
-def _node(given: Any, class_name: str, name: str) -> Any:
-    """The node that was given, if it is still in the scene, or a new one."""
-    if given is not None and given.GetScene() is not None:
-        return given
-    return slicer.mrmlScene.AddNewNodeByClass(class_name, slicer.mrmlScene.GenerateUniqueName(name))
 
 
 def _number(value: Any) -> str:
