@@ -76,7 +76,7 @@ def _batch(image: torch.Tensor, batch: int, channels: int) -> torch.Tensor:
 class _LNCC(torch.autograd.Function):
     """Images and weights (B, ...) to the sum of w r2, (B,).
 
-    The gradient is written out, as it is only three or four window sums of fields that the value leaves behind. With n the
+    The gradient is written out, being only three window sums for each image of what the value leaves behind. With n the
     weight in a window, D_f = var f + floor, p = w cov / (n D_f D_m) and q = w cov^2 / (n D_f D_m^2), each at a window's
     centre, and [.] the sum over the windows that hold y::
 
