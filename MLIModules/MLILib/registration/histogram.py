@@ -195,7 +195,7 @@ class _Counts(torch.autograd.Function):
             if weight is not None:
                 rows *= weight[:, portion, None]
             counts.baddbmm_(rows.transpose(1, 2), kernel.spread(moving[:, portion], bins))
-        ctx.settings = bins, kernel
+        ctx.kernel = kernel
         ctx.save_for_backward(fixed, moving, weight)
         return counts
 
@@ -203,19 +203,24 @@ class _Counts(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         fixed, moving, weight = ctx.saved_tensors
-        bins, kernel = ctx.settings
-        results: list[torch.Tensor | None] = []
-        turned = gradient.transpose(1, 2)
-        sides = ((fixed, moving, turned), (moving, fixed, gradient))
-        for needed, (own, other, table) in zip(ctx.needs_input_grad, sides, strict=False):
-            result = torch.empty_like(own) if needed else None
-            results.append(result)
-            for portion in _portions(own) if result is not None else ():
-                expected = kernel.spread(other[:, portion], bins) @ table
-                result[:, portion] = kernel.slope(own[:, portion], expected)
-            if result is not None and weight is not None:
-                result *= weight
-        return (*results, None, None, None)
+        kernel = ctx.kernel
+        needs_fixed, needs_moving = ctx.needs_input_grad[:2]
+        return (
+            _slopes(fixed, moving, weight, gradient.transpose(1, 2), kernel) if needs_fixed else None,
+            _slopes(moving, fixed, weight, gradient, kernel) if needs_moving else None,
+            *(None, None, None),
+        )
+
+
+def _slopes(
+    own: torch.Tensor, other: torch.Tensor, weight: torch.Tensor | None, table: torch.Tensor, kernel: _Kernel
+) -> torch.Tensor:
+    """Gradient with respect to `own` places, (B, V), from that of the counts, (B, other's bins, own bins)."""
+    result = torch.empty_like(own)
+    for portion in _portions(own):
+        expected = kernel.spread(other[:, portion], table.shape[1]) @ table
+        result[:, portion] = kernel.slope(own[:, portion], expected)
+    return result if weight is None else result.mul_(weight)
 
 
 def _portions(places: torch.Tensor) -> list[slice]:

@@ -99,7 +99,32 @@ def mind(
     """
     check_pair(fixed, moving, mask)
     ours, theirs = (mind_ssc(image, radius=radius, dilation=dilation) for image in (fixed, moving))
-    return weighted_mean((ours - theirs).square(), mask)
+    batch = torch.broadcast_shapes(ours.shape, theirs.shape)
+    return weighted_mean(_MeanSquare.apply(ours.expand(batch), theirs.expand(batch)), mask)
+
+
+class _MeanSquare(torch.autograd.Function):
+    """Mean over channels of the squared difference of (N, C, ...), (N, 1, ...); the difference is not kept."""
+
+    @staticmethod
+    def forward(ctx: Any, ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(ours, theirs)
+        mean = torch.zeros_like(ours[:, :1])
+        for one, other in zip(ours.split(1, 1), theirs.split(1, 1), strict=True):
+            difference = one - other
+            mean.addcmul_(difference, difference, value=1 / ours.shape[1])
+        return mean
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        ours, theirs = ctx.saved_tensors
+        factor = gradient * (2 / ours.shape[1])
+        needs_ours, needs_theirs = ctx.needs_input_grad
+        return (
+            torch.sub(ours, theirs).mul_(factor) if needs_ours else None,
+            torch.sub(theirs, ours).mul_(factor) if needs_theirs else None,
+        )
 
 
 class _Descriptor(torch.autograd.Function):
@@ -163,15 +188,20 @@ def _distance_gradient(
     gradient: torch.Tensor, out: torch.Tensor, noise: torch.Tensor, average: torch.Tensor, kept: torch.Tensor
 ) -> torch.Tensor:
     """From the gradient of S = exp(-u), u = (D - min D) / V, to that of D."""
-    to_distance = (gradient * out).div_(-kept)
-    # u S = -S log S, which is 0 where S has come to 0.
-    to_kept = -torch.xlogy(out, out).mul_(gradient).sum(1, keepdim=True).div_(kept)
+    # One channel at a time wherever more than one copy of all would be made.
+    to_kept, ties = torch.zeros_like(kept), torch.zeros_like(kept)
+    for share, value in zip(gradient.split(1, 1), out.split(1, 1), strict=True):
+        # u S = -S log S, which is 0 where S has come to 0.
+        to_kept -= torch.xlogy(value, value).mul_(share)
+        ties += value == 1
+    to_kept /= kept
     low, high = noise < average * _LOWEST, noise > average * _HIGHEST
     to_average = (to_kept * (low * _LOWEST + high * _HIGHEST)).sum(tuple(range(1, noise.ndim)), keepdim=True)
     to_noise = to_kept.masked_fill_(low | high, 0).add_(to_average / noise[0].numel())
-    to_distance += to_noise / out.shape[1]
-    least = out == 1
-    to_distance -= least * (to_distance.sum(1, keepdim=True) / least.sum(1, keepdim=True))
+    to_distance = (gradient * out).div_(-kept).add_(to_noise / out.shape[1])
+    to_least = to_distance.sum(1, keepdim=True).div_(ties)
+    for part, value in zip(to_distance.split(1, 1), out.split(1, 1), strict=True):
+        part -= to_least * (value == 1)
     # A constant image has no direction in which its structure would change gradually.
     return to_distance.masked_fill_(average == 0, 0)
 

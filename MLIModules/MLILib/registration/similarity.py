@@ -40,31 +40,31 @@ class Similarity:
     loss: Measure
 
 
-def _measured(name: str, measure: Measure, best: float | None = None) -> Similarity:
-    """The loss is the measure itself, or by how much it falls short of the `best`."""
-    words = WORDS[name]
+def _short_of(best: float, measure: Measure) -> Measure:
+    """By how much a measure falls short of its best value."""
 
-    def short_of_best(
+    def shortfall(
         fixed: torch.Tensor, moving: torch.Tensor, mask: torch.Tensor | None = None, **options: object
     ) -> torch.Tensor:
         return best - measure(fixed, moving, mask, **options)
 
-    return Similarity(name, words.title, words.relation, measure, measure if best is None else short_of_best)
+    return shortfall
 
+
+_MEASURES: dict[str, tuple[Measure, Measure]] = {
+    "ssd": (ssd, ssd),
+    "sad": (sad, sad),
+    "cc": (correlation, _short_of(1.0, correlation)),
+    "lncc": (lncc, _short_of(1.0, lncc)),
+    "je": (joint_entropy, joint_entropy),
+    "mi": (mutual_information, _short_of(0.0, mutual_information)),
+    "nmi": (normalised_mutual_information, _short_of(2.0, normalised_mutual_information)),
+    "mind": (mind, mind),
+}
 
 #: Every similarity by its name. Losses: ssd, sad, je and mind as they are; 1 - cc, 1 - lncc, 2 - nmi, and -mi.
 SIMILARITIES: dict[str, Similarity] = {
-    similarity.name: similarity
-    for similarity in (
-        _measured("ssd", ssd),
-        _measured("sad", sad),
-        _measured("cc", correlation, best=1.0),
-        _measured("lncc", lncc, best=1.0),
-        _measured("je", joint_entropy),
-        _measured("mi", mutual_information, best=0.0),
-        _measured("nmi", normalised_mutual_information, best=2.0),
-        _measured("mind", mind),
-    )
+    name: Similarity(name, words.title, words.relation, *_MEASURES[name]) for name, words in WORDS.items()
 }
 
 
