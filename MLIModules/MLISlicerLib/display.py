@@ -9,6 +9,16 @@ import slicer
 import vtk
 
 _COLORS = "MLI.UncertaintyColors"
+_JACOBIAN_COLORS = "MLI.JacobianColors"
+#: Determinants and colours: folded black to violet, shrunken blue, unchanged near white, grown red.
+_JACOBIAN_STOPS = (
+    (-0.001, (0.10, 0.00, 0.15)),
+    (0.0, (0.25, 0.05, 0.45)),
+    (0.5, (0.26, 0.50, 0.82)),
+    (1.0, (0.96, 0.96, 0.96)),
+    (1.5, (0.90, 0.42, 0.30)),
+    (2.0, (0.55, 0.05, 0.10)),
+)
 #: Fractions of the range and colours: black, blue, magenta, orange, pale yellow (after matplotlib's "inferno").
 _STOPS = (
     (0.0, (0.00, 0.00, 0.01)),
@@ -61,6 +71,20 @@ def show_as_uncertainty(volume: slicer.vtkMRMLScalarVolumeNode, maximum: float, 
     legend.SetNumberOfLabels(5)
 
 
+def show_as_jacobian(volume: slicer.vtkMRMLScalarVolumeNode) -> None:
+    """Give a map of Jacobian determinants its colours: white where nothing changes, blue shrinks, red grows."""
+    if volume.GetDisplayNode() is None:
+        volume.AddAndObserveDisplayNodeID(_display_node(2.0).GetID())
+    display = volume.GetScalarVolumeDisplayNode()
+    display.SetAutoWindowLevel(False)
+    display.SetWindowLevelMinMax(0.0, 2.0)
+    display.SetAndObserveColorNodeID(_procedural(_JACOBIAN_COLORS, "1", "Jacobian", _JACOBIAN_STOPS).GetID())
+    legend = slicer.modules.colors.logic().AddDefaultColorLegendDisplayNode(display)
+    legend.SetTitleText("Volume change")
+    legend.SetLabelFormat("%.1f")
+    legend.SetNumberOfLabels(5)
+
+
 def show_above(volume: slicer.vtkMRMLScalarVolumeNode, threshold: float) -> None:
     """Make an uncertainty map clear where it is below `threshold`."""
     display = volume.GetScalarVolumeDisplayNode()
@@ -78,15 +102,22 @@ def _display_node(maximum: float) -> slicer.vtkMRMLScalarVolumeDisplayNode:
 
 def _color_node(maximum: float) -> slicer.vtkMRMLProceduralColorNode:
     """The scene's continuous colour table from 0 to `maximum`, made when there is none."""
-    key = f"{maximum:.4f}"
+    stops = tuple((fraction * maximum, color) for fraction, color in _STOPS)
+    return _procedural(_COLORS, f"{maximum:.4f}", f"Uncertainty 0 to {maximum:.2f} nats", stops)
+
+
+def _procedural(
+    attribute: str, key: str, name: str, stops: tuple[tuple[float, tuple[float, float, float]], ...]
+) -> slicer.vtkMRMLProceduralColorNode:
+    """The scene's colour table that was made under this key, or a new one."""
     for node in slicer.util.getNodesByClass("vtkMRMLProceduralColorNode"):
-        if node.GetAttribute(_COLORS) == key:
+        if node.GetAttribute(attribute) == key:
             return node
-    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLProceduralColorNode", f"Uncertainty 0 to {maximum:.2f} nats")
-    node.SetAttribute(_COLORS, key)
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLProceduralColorNode", name)
+    node.SetAttribute(attribute, key)
     function = vtk.vtkDiscretizableColorTransferFunction()
-    for fraction, color in _STOPS:
-        function.AddRGBPoint(fraction * maximum, *color)
+    for value, color in stops:
+        function.AddRGBPoint(value, *color)
     node.SetAndObserveColorTransferFunction(function)
     return node
 

@@ -22,6 +22,9 @@ from .jobs import Call, Steps
 class ModelChooser:
     """Mixin for a :class:`MLISlicerLib.widget.MLIWidget` whose parameter set has the parameter "model"."""
 
+    #: What the models are for: "segmentation" or "registration".
+    MODEL_TASK = "segmentation"
+
     ui: Any
     job: Any
     _parameterNode: Any
@@ -35,6 +38,7 @@ class ModelChooser:
         """Fill the combo boxes that offer models, and connect the button that adds one."""
         self.models: dict[str, models.Model] = {}
         self._modelComboBoxes = comboBoxes
+        self._modelToolTip = self.ui.modelComboBox.toolTip
         self._shownModel: Any = self  # neither a model nor None: nothing has been shown yet
         self.fillModels()
         menu = qt.QMenu(self.ui.addModelButton)
@@ -44,7 +48,7 @@ class ModelChooser:
 
     def fillModels(self) -> None:
         """Read the list of models again."""
-        self.models = models.known()
+        self.models = models.known(self.MODEL_TASK)
         for comboBox in self._modelComboBoxes:
             wasBlocked = comboBox.blockSignals(True)
             comboBox.clear()
@@ -62,7 +66,7 @@ class ModelChooser:
         self.ui.modelSummaryBrowser.visible = model is not None
         self.ui.modelCardBrowser.setMarkdown(card)
         self.ui.modelCardButton.visible = bool(card)
-        self.ui.modelComboBox.toolTip = _("The trained model that labels the image.") if model is None else model.title
+        self.ui.modelComboBox.toolTip = self._modelToolTip if model is None else model.title
 
     def onAddModel(self, zipped: bool) -> None:
         """Check a model of the user's and copy it to their models; one of the same name is replaced after asking."""

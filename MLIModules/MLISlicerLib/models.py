@@ -38,13 +38,23 @@ class Model:
         return self.bundle.title if self.shipped else _("{title} (yours)").format(title=self.bundle.title)
 
     @property
+    def task(self) -> str:
+        """What it is for: "registration", or else "segmentation"."""
+        told = str(self.bundle.metadata.get("task", "")).casefold()
+        return "registration" if "registration" in told else "segmentation"
+
+    @property
     def channels(self) -> tuple[str, ...]:
         """Names of the images it needs, in order."""
         return self.bundle.channels
 
 
-def known() -> dict[str, Model]:
-    """The shipped and the imported models, by name; one that cannot be read is left out and named in the log."""
+def known(task: str = "segmentation") -> dict[str, Model]:
+    """The shipped and the imported models of a task, by name; one that cannot be read is left out, and logged.
+
+    Args:
+        task: "segmentation" or "registration"; a bundle that does not say what it is for is for segmentation.
+    """
     found: dict[str, Model] = {}
     for home in (folders.shipped(), folders.user()):
         if home is None or not home.is_dir():
@@ -52,8 +62,12 @@ def known() -> dict[str, Model]:
         for folder in sorted(home.iterdir()):
             if folder.name not in found and (folder / "configs" / "metadata.json").is_file():
                 try:
-                    found[folder.name] = _read(folder, shipped=home == folders.shipped())
-                    found[folder.name].bundle.labels  # noqa: B018  incomplete metadata shows here
+                    model = _read(folder, shipped=home == folders.shipped())
+                    if model.task != task:
+                        continue
+                    found[folder.name] = model
+                    if task == "segmentation":
+                        model.bundle.labels  # noqa: B018  incomplete metadata shows here
                 except (MLIError, ValueError, KeyError, TypeError, OSError) as error:
                     found.pop(folder.name, None)
                     logging.warning("The model in %s cannot be read: %s", folder, error)
@@ -69,12 +83,13 @@ def summary(model: Model) -> str:
     """A few lines of HTML: what it does, which images it needs, its labels in their colours, the licence."""
     metadata = model.bundle.metadata
     lines = [html.escape(str(metadata.get("description", "")))]
-    labels = "&nbsp; ".join(
-        f"<span style='color:{_hex(label.color)}'>&#9632;</span>&nbsp;{html.escape(label.name)}"
-        for label in model.bundle.labels
-    )
-    lines.append(labels)
-    if len(model.channels) > 1:
+    if model.task == "segmentation":
+        labels = "&nbsp; ".join(
+            f"<span style='color:{_hex(label.color)}'>&#9632;</span>&nbsp;{html.escape(label.name)}"
+            for label in model.bundle.labels
+        )
+        lines.append(labels)
+    if model.task == "segmentation" and len(model.channels) > 1:
         lines.append(_("Needs: {channels}").format(channels=html.escape(", ".join(model.channels))))
     intended = str(metadata.get("intended_use", ""))
     if intended:

@@ -22,12 +22,20 @@ def setting_of(request: type[Request], name: str) -> Setting:
     return next(setting for setting in request.settings() if setting.name == name)
 
 
-def parameter(request: type[Request], name: str) -> Any:
-    """The annotated type of a parameter that stands for a setting with one value."""
+def parameter(request: type[Request], name: str, *, default: Any = None, minimum: float | None = None) -> Any:
+    """The annotated type of a parameter that stands for a setting with one value.
+
+    Args:
+        request: whose setting it is.
+        name: of the setting.
+        default: in place of the setting's.
+        minimum: in place of the setting's, where smaller values mean "not given".
+    """
     setting = setting_of(request, name)
-    annotations: list[Any] = [Default(setting.default)]
-    if setting.minimum is not None or setting.maximum is not None:
-        low = -_UNBOUNDED if setting.minimum is None else setting.minimum
+    annotations: list[Any] = [Default(setting.default if default is None else default)]
+    smallest = setting.minimum if minimum is None else minimum
+    if smallest is not None or setting.maximum is not None:
+        low = -_UNBOUNDED if smallest is None else smallest
         high = _UNBOUNDED if setting.maximum is None else setting.maximum
         annotations.append(WithinRange(setting.type(low), setting.type(high)))
     if setting.choices:
@@ -123,3 +131,40 @@ class CheckedConnector(GuiConnector):
             wanted = qt.Qt.Checked if self._widget.itemData(row) in value else qt.Qt.Unchecked
             if self._widget.checkState(model.index(row, 0)) != wanted:
                 self._widget.setCheckState(model.index(row, 0), wanted)
+
+
+class NodeConnector(GuiConnector):
+    """Ties a qMRMLNodeComboBox to a parameter that takes nodes of several classes; those offered are the .ui file's.
+
+    Slicer's own connector would offer the parameter's class in their place.
+    """
+
+    def __init__(self, widget: Any) -> None:
+        super().__init__()
+        self._widget = widget
+
+    @staticmethod
+    def canRepresent(widget: Any, datatype: Any) -> bool:
+        return False
+
+    @staticmethod
+    def create(widget: Any, datatype: Any) -> None:
+        return None
+
+    def _connect(self) -> None:
+        self._widget.connect("currentNodeChanged(vtkMRMLNode*)", self._onNodeChanged)
+
+    def _disconnect(self) -> None:
+        self._widget.disconnect("currentNodeChanged(vtkMRMLNode*)", self._onNodeChanged)
+
+    def _onNodeChanged(self, node: Any) -> None:
+        self.changed()
+
+    def widget(self) -> Any:
+        return self._widget
+
+    def read(self) -> Any:
+        return self._widget.currentNode()
+
+    def write(self, value: Any) -> None:
+        self._widget.setCurrentNode(value)

@@ -220,7 +220,8 @@ def _show(
 ) -> Result:
     """Make the nodes: the one step that touches the scene."""
     name = volume.GetName()
-    segmentation = node_or_new(inputs.segmentation, "vtkMRMLSegmentationNode", _("{name} segmentation").format(name=name))
+    title = _("{name} segmentation").format(name=name)
+    segmentation = node_or_new(inputs.segmentation, "vtkMRMLSegmentationNode", title)
     told = segmentation.GetName()
     nodes.fill_segmentation(segmentation, layers, details["labels"], volume)
     result = Result(
@@ -271,7 +272,8 @@ def _show_metrics(result: Result, metrics: Mapping[str, Any], previous: Mapping[
     name = result.segmentation.GetName()
     result.metrics = node_or_new(previous.get("metrics"), "vtkMRMLTableNode", _("{name} agreement").format(name=name))
     nodes.fill_table(result.metrics, {_("Structure"): columns[_("Structure")], **numbers})
-    result.chart = node_or_new(previous.get("chart"), "vtkMRMLPlotChartNode", _("{name} agreement plot").format(name=name))
+    title = _("{name} agreement plot").format(name=name)
+    result.chart = node_or_new(previous.get("chart"), "vtkMRMLPlotChartNode", title)
     for old in [result.chart.GetNthPlotSeriesNode(n) for n in range(result.chart.GetNumberOfPlotSeriesNodes())]:
         slicer.mrmlScene.RemoveNode(old)
     nodes.fill_bar_plot(

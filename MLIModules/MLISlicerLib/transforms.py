@@ -29,6 +29,8 @@ LINEAR, DEFORMABLE = "vtkMRMLLinearTransformNode", "vtkMRMLGridTransformNode"
 _VOXELS = 1 << 17
 #: Attribute of a copy of a transform: the id of the result it was made for.
 _PART_OF = "MLI.PartOf"
+#: Reference from a result to its inverse.
+_INVERSE = "MLI.inverse"
 
 
 # -- linear
@@ -142,49 +144,77 @@ def fill_grid(node: slicer.vtkMRMLGridTransformNode, vectors: nodes.Scalars, gri
 # -- nodes under a transform
 
 
-def put_under(node: slicer.vtkMRMLTransformableNode, transform: slicer.vtkMRMLTransformNode) -> None:
+def put_under(
+    node: slicer.vtkMRMLTransformableNode,
+    transform: slicer.vtkMRMLTransformNode,
+    instead_of: slicer.vtkMRMLTransformNode | None = None,
+) -> None:
     """Move a node with a result, on top of the transforms that it is under already.
 
     A transform of its own is not touched, since other nodes may be under it: a copy of it goes under `transform`.
 
+    Args:
+        node: what is moved.
+        transform: what moves it.
+        instead_of: an earlier result that the node is taken out of; by default `transform` itself.
+
     Raises:
         BadInput: it is under a transform that is not linear.
     """
-    matrix = nodes.to_world(node, below=transform)
-    parent = node.GetParentTransformNode()
-    if parent is transform or nodes.is_under(node, transform):
-        return
-    if parent is None:
+    matrix = nodes.to_world(node, below=instead_of or transform)
+    if np.allclose(matrix, np.eye(4), atol=1e-12):
         node.SetAndObserveTransformNodeID(transform.GetID())
-        return
-    place = _copy_under(parent, matrix, transform)
-    node.SetAndObserveTransformNodeID(place.GetID())
+    elif not nodes.is_under(node, transform):
+        place = _copy_under(node.GetParentTransformNode().GetName(), matrix, transform)
+        node.SetAndObserveTransformNodeID(place.GetID())
 
 
 def _copy_under(
-    parent: slicer.vtkMRMLTransformNode, matrix: np.ndarray, transform: slicer.vtkMRMLTransformNode
+    name: str, matrix: np.ndarray, transform: slicer.vtkMRMLTransformNode
 ) -> slicer.vtkMRMLLinearTransformNode:
-    """The copy of `parent` under `transform`: the one that is there, or a new one."""
+    """A transform of this matrix under `transform`: the one that was made for another node, or a new one."""
     for made in slicer.util.getNodesByClass(LINEAR):
         if made.GetAttribute(_PART_OF) == transform.GetID() and made.GetParentTransformNode() is transform:
             held = vtk.vtkMatrix4x4()
             made.GetMatrixTransformToParent(held)
             if np.allclose(nodes.matrix_of(held), matrix, atol=1e-9):
                 return made
-    name = f"{parent.GetName()} within {transform.GetName()}"
-    made = slicer.mrmlScene.AddNewNodeByClass(LINEAR, slicer.mrmlScene.GenerateUniqueName(name))
+    title = slicer.mrmlScene.GenerateUniqueName(f"{name} within {transform.GetName()}")
+    made = slicer.mrmlScene.AddNewNodeByClass(LINEAR, title)
     made.SetMatrixTransformToParent(nodes.vtk_matrix_of(matrix))
     made.SetAttribute(_PART_OF, transform.GetID())
     made.SetAndObserveTransformNodeID(transform.GetID())
     return made
 
 
-def inverse_of(node: slicer.vtkMRMLTransformNode, name: str) -> slicer.vtkMRMLTransformNode:
-    """A new transform node that does the opposite: it moves what was drawn in the fixed volume onto the moving one."""
-    made = slicer.mrmlScene.AddNewNodeByClass(node.GetClassName(), slicer.mrmlScene.GenerateUniqueName(name))
+def holds_data(node: slicer.vtkMRMLTransformNode) -> bool:
+    """Whether a transform node does anything; one that was just made does not."""
+    matrix = vtk.vtkMatrix4x4()
+    if not node.IsLinear():
+        return True
+    node.GetMatrixTransformToParent(matrix)
+    return not np.array_equal(nodes.matrix_of(matrix), np.eye(4))
+
+
+def inverse_of(node: slicer.vtkMRMLTransformNode) -> slicer.vtkMRMLTransformNode:
+    """A transform node that does the opposite: it moves what was drawn in the fixed volume onto the moving one.
+
+    It is made once, and refreshed each time, so that it goes with a transform that was filled again.
+    """
+    made = node.GetNodeReference(_INVERSE)
+    if made is None:
+        name = slicer.mrmlScene.GenerateUniqueName(f"{node.GetName()} inverse")
+        made = slicer.mrmlScene.AddNewNodeByClass(node.GetClassName(), name)
+        node.SetNodeReferenceID(_INVERSE, made.GetID())
     made.CopyContent(node)
     made.Inverse()
     return made
+
+
+def refresh_inverse(node: slicer.vtkMRMLTransformNode) -> None:
+    """Let the inverse of a transform that was filled again be its inverse, where one was made."""
+    if node.GetNodeReference(_INVERSE) is not None:
+        inverse_of(node)
 
 
 # -- voxels through a transform

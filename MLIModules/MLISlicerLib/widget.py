@@ -36,6 +36,8 @@ class MLIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     """
 
     REQUEST: Any = None
+    #: The parameters that take the first volumes of the scene, in turn.
+    INPUTS: tuple[str, ...] = ("inputVolume",)
 
     def __init__(self, parent: Any = None) -> None:
         self.logic: Any = None
@@ -130,9 +132,17 @@ class MLIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.setParameterNode(self.logic.wrapParameterNode(shown))
         else:
             self.setParameterNode(self.logic.getParameterNode())
-        first = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLScalarVolumeNode")
-        if self._parameterNode.inputVolume is None and first is not None:
-            self._parameterNode.inputVolume = first
+        self.chooseInputs()
+
+    def chooseInputs(self) -> None:
+        """Take the first volumes of the scene that are not chosen already."""
+        node = self._parameterNode
+        chosen = [getattr(node, name) for name in self.INPUTS]
+        volumes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
+        free = [v for v in volumes if v not in chosen and v.GetClassName() == "vtkMRMLScalarVolumeNode"]
+        for name, volume in zip(self.INPUTS, chosen, strict=True):
+            if volume is None and free:
+                setattr(node, name, free.pop(0))
 
     def setParameterNode(self, parameterNode: Any) -> None:
         """Tie the widgets to a parameter set, or to none."""
@@ -192,9 +202,9 @@ class MLIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.initializeParameterNode()
 
     def isUntouched(self) -> bool:
-        """Whether the parameter set that is shown holds its defaults, but for the volume that was chosen for it."""
+        """Whether the parameter set that is shown holds its defaults, but for the volumes that were chosen for it."""
         node = self._parameterNode
-        names = [name for name in node.allParameters if name != "inputVolume"]
+        names = [name for name in node.allParameters if name not in self.INPUTS]
         return all(node.getValue(name) == node.default(name).value for name in names)
 
     # -- the job

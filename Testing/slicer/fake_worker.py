@@ -4,8 +4,10 @@ Run as ``python fake_worker.py [stay]``; "stay" leaves it in its starter's proce
 child is before it has said hello.
 """
 
+import base64
 import json
 import os
+import struct
 import subprocess
 import sys
 import time
@@ -24,6 +26,8 @@ def answer(number, task, request):
         say(id=number, event="result", result={"request": request, "pid": os.getpid()})
     elif task == "segment":
         say(id=number, event="result", result=segment(request))
+    elif task == "register":
+        say(id=number, event="result", result=register(number, request))
     elif task == "bad":
         error = {
             "kind": "BadInput",
@@ -61,11 +65,73 @@ def answer(number, task, request):
         say(id=number, event="result", result={})
 
 
+def header_of(path):
+    with open(path, "rb") as stream:
+        text = b"".join(iter(stream.readline, b"\n")).decode()
+    return text, dict(line.split(": ", 1) for line in text.splitlines() if ": " in line)
+
+
+#: What "register" finds: fixed points and this, LPS mm, are the moving points.
+SHIFT = (3.0, -2.0, 1.0)
+PNG = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAECAIAAAA8r+mnAAAAQUlEQVR42hWLURUAQAiDlsQkS2ISkphkSUx0J5/wkEQJixaIEREr"
+    "JFPGpg1mTMz6B6gzNMdAYP+sUMGhc25CwoYHii4nYTicN64AAAAASUVORK5CYII="
+)
+
+
+def register(number, request):
+    """Find a shift without computing anything, with the events of a real registration."""
+    if request["seed"] == 99:
+        say(id=number, event="stage", name="Rigid, level 1 of 2")
+        time.sleep(600)
+    for level in (1, 2):
+        say(id=number, event="stage", name=f"Rigid, level {level} of 2")
+        for iteration in range(10):
+            value = 1.0 / (iteration + level)
+            say(id=number, event="curve", stage="Rigid", level=level, iteration=iteration, value=value)
+            say(id=number, event="fraction", value=(iteration + 1) / 10, eta=1.0)
+            time.sleep(0.01)
+    text, fields = header_of(request["fixed"])
+    count = 1
+    for size in fields["sizes"].split():
+        count *= int(size)
+    floats = text.replace(f"type: {fields['type']}", "type: float") + "\n"
+    if request["transform"].endswith(".tfm"):
+        with open(request["transform"], "w", encoding="ascii") as stream:
+            stream.write("#Insight Transform File V1.0\n#Transform 0\nTransform: AffineTransform_double_3_3\n")
+            stream.write(f"Parameters: 1 0 0 0 1 0 0 0 1 {SHIFT[0]} {SHIFT[1]} {SHIFT[2]}\nFixedParameters: 0 0 0\n")
+    else:
+        field = floats.replace("dimension: 3", "dimension: 4").replace("sizes: ", "sizes: 3 ")
+        field = field.replace("space directions: ", "space directions: none ").replace("kinds: ", "kinds: vector ")
+        with open(request["transform"], "wb") as stream:
+            stream.write(field.encode() + struct.pack("<3f", *SHIFT) * count)
+    for key, value in (("output", 5.0), ("jacobian", 1.0)):
+        if request.get(key):
+            with open(request[key], "wb") as stream:
+                stream.write(floats.encode() + struct.pack("<f", value) * count)
+    with open(request["report"] + ".png", "wb") as stream:
+        stream.write(base64.b64decode(PNG))
+    record = request["transform"] + ".json"
+    with open(record, "w", encoding="utf-8") as stream:
+        json.dump({"task": "register", "settings": request}, stream)
+    quality = {
+        "similarity_before": {"nmi": 1.1}, "similarity_after": {"nmi": 1.4},
+        "dice": {"1": {"before": 0.4, "after": 0.9}} if request.get("fixed_labels") else {}, "hd95": {}, "tre": None,
+        "jacobian": {"min": 1.0, "max": 1.0, "folded": 0.0, "sd_log": 0.0, "sd_log_learn2reg": 0.0},
+        "inverse_consistency": {"mean": 0.0, "max": 0.0}, "warnings": ["It looks too good."], "notes": [],
+    }  # fmt: skip
+    curve = [{"stage": "Rigid", "level": 1, "iteration": i, "value": 1.0 / (i + 1)} for i in range(10)]
+    return {
+        "transform": request["transform"], "output": request.get("output", ""), "record": record, "quality": quality,
+        "jacobian": request.get("jacobian", ""), "pictures": {"joint_histogram": request["report"] + ".png"},
+        "kind": "linear" if request["transform"].endswith(".tfm") else "deformable", "curve": curve,
+        "device": "nothing", "seconds": 0.0, "warnings": [],
+    }  # fmt: skip
+
+
 def segment(request):
     """Write results of the input's size without computing anything: half the volume is label 1."""
-    with open(request["images"][0], "rb") as stream:
-        header = b"".join(iter(stream.readline, b"\n")).decode()
-    fields = dict(line.split(": ", 1) for line in header.splitlines() if ": " in line)
+    header, fields = header_of(request["images"][0])
     count = 1
     for size in fields["sizes"].split():
         count *= int(size)
@@ -95,4 +161,5 @@ def main():
         answer(message["id"], message["task"], message["request"])
 
 
-main()
+if __name__ == "__main__":
+    main()

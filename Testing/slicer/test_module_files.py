@@ -21,7 +21,7 @@ ALLOWED_AT_FILE_SCOPE = {"slicer", "qt", "ctk", "vtk", "numpy", "SimpleITK", "ML
 #: Parts of MLILib that load neither torch nor monai, which Slicer's own process may import.
 LIGHT = {
     "tasks", "settings", "errors", "files", "progress", "folders", "bundles", "segmentation.requests",
-    "registration.requests", "registration.presets",
+    "registration.requests", "registration.presets", "registration.similarity_words",
 }  # fmt: skip
 SLICER = {"slicer", "qt", "ctk", "vtk", "PythonQt", "mrml", "sitkUtils"}
 HEAVY = {"torch", "monai", "matplotlib", "scipy", "nibabel"}

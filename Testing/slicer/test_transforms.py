@@ -218,7 +218,7 @@ class TestHardening:
     def test_the_inverse_brings_what_is_drawn_in_the_fixed_image_to_the_moving_one(self, scene, tmp_path):
         fixed = points_inside(oblique_grid())
         for node, oracle, tolerance in both_kinds(scene, tmp_path):
-            inverse = transforms.inverse_of(node, "inverse")
+            inverse = transforms.inverse_of(node)
             assert inverse.GetClassName() == node.GetClassName()
             markups = scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "landmarks")
             for point in fixed:

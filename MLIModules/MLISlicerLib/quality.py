@@ -1,0 +1,150 @@
+"""The quality of a registration as a reader sees it: a table of measures before and after, and charts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import slicer
+from slicer.i18n import tr as _
+
+from MLILib.registration.similarity_words import WORDS
+
+from . import nodes
+from .nodes import node_or_new
+
+#: Keys of the report's "jacobian" and their names, with a factor and a unit.
+_JACOBIAN = {
+    "min": (_("Smallest local volume (Jacobian)"), 1.0, ""),
+    "max": (_("Largest local volume (Jacobian)"), 1.0, ""),
+    "folded": (_("Folded voxels"), 100.0, " %"),
+    "sd_log": (_("Spread of log Jacobian"), 1.0, ""),
+    "sd_log_learn2reg": (_("... as Learn2Reg measures it"), 1.0, ""),
+}
+_TRE = {"mean": _("mean"), "median": _("median"), "max": _("largest")}
+
+
+def table(quality: Mapping[str, Any], names: Mapping[int, str]) -> dict[str, list[str]]:
+    """Columns of the table of quality: measure, before and after, as text.
+
+    Args:
+        quality: of the task "register".
+        names: what the labels are called.
+    """
+    rows: list[tuple[str, str, str]] = []
+    before, after = quality.get("similarity_before") or {}, quality.get("similarity_after") or {}
+    for key in after:
+        words = WORDS.get(key)
+        if words is None:
+            title = key
+        else:
+            title = f"{words.title} ({_('higher is better') if words.higher_is_better else _('lower is better')})"
+        rows.append((title, _number(before.get(key)), _number(after[key])))
+    for key, measure in (("dice", _("Dice of {name}")), ("hd95", _("95 % Hausdorff distance of {name} (mm)"))):
+        for label, value in (quality.get(key) or {}).items():
+            rows.append((measure.format(name=_name(label, names)), *_pair(value)))
+    points = quality.get("tre") or {}
+    for key, measure in _TRE.items():
+        if points.get(key) is not None:
+            title = _("Landmark distance, {measure} (mm)").format(measure=measure)
+            rows.append((title, _number(points.get(f"before_{key}")), _number(points[key])))
+    for key, (title, factor, unit) in _JACOBIAN.items():
+        value = (quality.get("jacobian") or {}).get(key)
+        if value is not None:
+            rows.append((title, "", f"{_number(factor * value)}{unit}"))
+    consistency = quality.get("inverse_consistency") or {}
+    for key, measure in (("mean", _("mean")), ("max", _("largest"))):
+        if consistency.get(key) is not None:
+            title = _("Error of there and back, {measure} (mm)").format(measure=measure)
+            rows.append((title, "", _number(consistency[key])))
+    columns = list(zip(*rows, strict=True)) or [(), (), ()]
+    return dict(zip((_("Measure"), _("Before"), _("After")), map(list, columns), strict=True))
+
+
+def show_charts(result: Any, details: Mapping[str, Any], names: Mapping[int, str], previous: Mapping[str, Any]) -> None:
+    """Put the similarity curve and the overlaps into tables and charts, and those into `result`."""
+    told = result.transform.GetName()
+    curve = details.get("curve") or ()
+    if curve:
+        result.curve = node_or_new(previous.get("curve"), "vtkMRMLTableNode", _("{name} curve").format(name=told))
+        nodes.fill_table(
+            result.curve,
+            {
+                _("Iteration"): [float(number) for number in range(1, len(curve) + 1)],
+                _("Value"): [float(point["value"]) for point in curve],
+                _("Stage"): [_("{stage}, level {level}").format(**point) for point in curve],
+            },
+        )
+        title = _("{name} curve plot").format(name=told)
+        result.curve_chart = _chart(previous.get("curve_chart"), title)
+        series = {_("Value"): node_or_new(None, "vtkMRMLPlotSeriesNode", _("{name} curve series").format(name=told))}
+        nodes.fill_line_plot(
+            result.curve_chart,
+            result.curve,
+            series,
+            x=_("Iteration"),
+            title=_("What was optimised"),
+            y_title=_("Value"),
+        )
+    overlap = (details.get("quality") or {}).get("dice") or {}
+    if overlap:
+        title = _("{name} overlap").format(name=told)
+        held = previous.get("overlap_chart")
+        source = None
+        if held is not None and held.GetNumberOfPlotSeriesNodes():
+            source = held.GetNthPlotSeriesNode(0).GetTableNode()
+        bars = node_or_new(source, "vtkMRMLTableNode", title)
+        values = {label: _values(value) for label, value in overlap.items()}
+        nodes.fill_table(
+            bars,
+            {
+                _("Structure"): [_name(label, names) for label in values],
+                _("Before"): [pair[0] for pair in values.values()],
+                _("After"): [pair[1] for pair in values.values()],
+            },
+        )
+        result.overlap_chart = _chart(held, _("{name} overlap plot").format(name=told))
+        nodes.fill_bar_plot(
+            result.overlap_chart,
+            bars,
+            {text: node_or_new(None, "vtkMRMLPlotSeriesNode", f"{told} {text}") for text in (_("Before"), _("After"))},
+            title=_("Overlap of the structures"),
+            labels=_("Structure"),
+            y_title="Dice",
+        )
+
+
+def warnings(details: Mapping[str, Any]) -> list[str]:
+    """What looks wrong, in words, each sentence once."""
+    found: Sequence[str] = [*(details.get("warnings") or ()), *((details.get("quality") or {}).get("warnings") or ())]
+    return list(dict.fromkeys(found))
+
+
+def _chart(given: Any, name: str) -> Any:
+    chart = node_or_new(given, "vtkMRMLPlotChartNode", name)
+    for old in [chart.GetNthPlotSeriesNode(n) for n in range(chart.GetNumberOfPlotSeriesNodes())]:
+        slicer.mrmlScene.RemoveNode(old)
+    return chart
+
+
+def _name(label: Any, names: Mapping[int, str]) -> str:
+    return names.get(int(label), str(label)) if str(label).isdigit() else _("all, mean") if label == "mean" else label
+
+
+def _values(value: Any) -> tuple[float, float]:
+    """Before and after as numbers, NaN where there is none."""
+    both = (value.get("before"), value.get("after")) if isinstance(value, Mapping) else (None, value)
+    return tuple(math.nan if v is None else float(v) for v in both)  # type: ignore[return-value]
+
+
+def _pair(value: Any) -> tuple[str, str]:
+    before, after = _values(value)
+    return _number(before), _number(after)
+
+
+def _number(value: Any) -> str:
+    """A measure for the table; "" where it is not defined."""
+    if value is None or not math.isfinite(value):
+        return ""
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
