@@ -5,8 +5,10 @@ Works on MRML nodes alone, so that a scene made without a main window looks the 
 
 from __future__ import annotations
 
+import numpy as np
 import slicer
 import vtk
+from vtk.util import numpy_support
 
 _COLORS = "MLI.UncertaintyColors"
 _JACOBIAN_COLORS = "MLI.JacobianColors"
@@ -120,6 +122,27 @@ def _procedural(
         function.AddRGBPoint(value, *color)
     node.SetAndObserveColorTransferFunction(function)
     return node
+
+
+def png_of(pixels: np.ndarray) -> bytes:
+    """A picture of numbers from 0 to 1 in the colours of the uncertainty maps; NaN is clear.
+
+    Args:
+        pixels: (rows, columns), the first row on top.
+    """
+    fractions = [fraction for fraction, _ in _STOPS]
+    known = np.nan_to_num(pixels[::-1])  # VTK's first row is at the bottom
+    planes = [np.interp(known, fractions, [color[part] for _, color in _STOPS]) for part in range(3)]
+    planes.append(np.isfinite(pixels[::-1]).astype(float))
+    bytes_ = np.ascontiguousarray(np.round(255 * np.stack(planes, axis=-1)).astype(np.uint8).reshape(-1, 4))
+    image = vtk.vtkImageData()
+    image.SetDimensions(pixels.shape[1], pixels.shape[0], 1)
+    image.GetPointData().SetScalars(numpy_support.numpy_to_vtk(bytes_, deep=True))
+    writer = vtk.vtkPNGWriter()
+    writer.WriteToMemoryOn()
+    writer.SetInputData(image)
+    writer.Write()
+    return numpy_support.vtk_to_numpy(writer.GetResult()).tobytes()
 
 
 def show_plot(chart: slicer.vtkMRMLPlotChartNode) -> None:

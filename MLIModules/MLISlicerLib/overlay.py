@@ -1,4 +1,4 @@
-"""How two registered volumes are looked at: one over the other, flickering, as a checkerboard, as their difference.
+"""How two registered volumes are looked at: one over the other, in turn, as a checkerboard, difference or histogram.
 
 Everything is made from the nodes as they are, through Slicer's own transforms, so that it also works on a scene that
 was loaded, or after the transform was edited.
@@ -6,6 +6,7 @@ was loaded, or after the transform was edited.
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from slicer.i18n import tr as _
 
 from MLILib.errors import BadInput
 
-from . import nodes, transforms
+from . import display, nodes, transforms
 from .jobs import Status, Steps
 from .nodes import node_or_new
 
@@ -22,8 +23,10 @@ from .nodes import node_or_new
 OPACITY = 0.5
 #: Squares of a checkerboard along the longest edge.
 _SQUARES = 8
-#: Voxels that are looked at for the range of a volume.
+#: Voxels that are looked at for the range of a volume, and for a histogram.
 _SAMPLES = 1 << 18
+#: Bins of a joint histogram along each axis, and pixels between the two.
+_BINS, _GAP = 96, 12
 
 
 def composites() -> list[Any]:
@@ -112,13 +115,52 @@ def difference_steps(fixed: Any, moving: Any, transform: Any, given: Any = None)
     return made
 
 
+def histogram_steps(fixed: Any, moving: Any, transform: Any, given: Any = None) -> Steps:
+    """The steps that draw the joint histogram before and after; their result is a hidden text node with the picture.
+
+    To the right the fixed volume's intensities grow, upwards the moving one's; brightness is the logarithm of how often
+    a pair of them occurs.
+    """
+    stage = _("Making the joint histogram")
+    own = nodes.voxels_of(fixed).reshape(-1)
+    step = max(1, own.size // _SAMPLES)
+    pairs = []
+    for before in (True, False):
+        other, inside = yield from transforms.resampled(moving, fixed, transform, stage, before=before)
+        there = inside.reshape(-1)[::step]
+        pairs.append((own[::step][there], other.reshape(-1)[::step][there]))
+        yield None
+    if not pairs[1][0].size:
+        raise no_overlap(fixed, moving)
+    edges = [np.linspace(*_limits(np.concatenate([pair[axis] for pair in pairs])), _BINS + 1) for axis in (0, 1)]
+    squares = []
+    for ours, theirs in pairs:
+        counts = np.log1p(np.histogram2d(theirs, ours, bins=(edges[1], edges[0]))[0])
+        squares.append(counts[::-1] / max(counts.max(), 1.0))
+    pixels = np.concatenate([squares[0], np.full((_BINS, _GAP), np.nan), squares[1]], axis=1)
+    node = node_or_new(given, "vtkMRMLTextNode", _("{name} joint histogram").format(name=transform.GetName()))
+    node.SetHideFromEditors(True)
+    nodes.fill_text(node, base64.b64encode(display.png_of(pixels)).decode("ascii"))
+    return node
+
+
+def no_overlap(fixed: Any, moving: Any) -> BadInput:
+    """The error of two volumes with nothing in common."""
+    return BadInput(
+        f"{moving.GetName()} and {fixed.GetName()} do not overlap.", "", "Look at the transform, or register again."
+    )
+
+
+def _limits(values: np.ndarray) -> tuple[float, float]:
+    low, high = np.percentile(values, (0.2, 99.8))
+    return (float(low), float(high)) if high > low else (float(low), float(low) + 1.0)
+
+
 def _both(fixed: Any, moving: Any, transform: Any, stage: str) -> Steps:
     """The fixed volume, the moving one on its grid in the fixed one's range of grey, and where both are."""
     other, inside = yield from transforms.resampled(moving, fixed, transform, stage)
     if not inside.any():
-        raise BadInput(
-            f"{moving.GetName()} and {fixed.GetName()} do not overlap.", "", "Look at the transform, or register again."
-        )
+        raise no_overlap(fixed, moving)
     voxels = nodes.voxels_of(fixed)
     own = np.empty(voxels.shape, np.float32)
     for index in range(len(own)):

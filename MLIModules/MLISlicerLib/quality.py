@@ -14,49 +14,47 @@ from MLILib.registration.similarity_words import WORDS
 from . import nodes
 from .nodes import node_or_new
 
-#: Keys of the report's "jacobian" and their names, with a factor and a unit.
-_JACOBIAN = {
-    "min": (_("Smallest local volume (Jacobian)"), 1.0, ""),
-    "max": (_("Largest local volume (Jacobian)"), 1.0, ""),
-    "folded": (_("Folded voxels"), 100.0, " %"),
-    "sd_log": (_("Spread of log Jacobian"), 1.0, ""),
-    "sd_log_learn2reg": (_("... as Learn2Reg measures it"), 1.0, ""),
-}
-_TRE = {"mean": _("mean"), "median": _("median"), "max": _("largest")}
+#: Beside a similarity: whether higher or lower is better.
+_UP, _DOWN = "\N{UPWARDS ARROW}", "\N{DOWNWARDS ARROW}"
 
 
 def table(quality: Mapping[str, Any], names: Mapping[int, str]) -> dict[str, list[str]]:
-    """Columns of the table of quality: measure, before and after, as text.
+    """Columns of the table of quality: measure, before and after, as text; what says most to a reader comes first.
 
     Args:
         quality: of the task "register".
         names: what the labels are called.
     """
     rows: list[tuple[str, str, str]] = []
-    before, after = quality.get("similarity_before") or {}, quality.get("similarity_after") or {}
-    for key in after:
-        words = WORDS.get(key)
-        if words is None:
-            title = key
-        else:
-            title = f"{words.title} ({_('higher is better') if words.higher_is_better else _('lower is better')})"
-        rows.append((title, _number(before.get(key)), _number(after[key])))
-    for key, measure in (("dice", _("Dice of {name}")), ("hd95", _("95 % Hausdorff distance of {name} (mm)"))):
+    for key, measure in (("dice", _("Dice, {name}")), ("hd95", _("HD95, {name} (mm)"))):
         for label, value in (quality.get(key) or {}).items():
             rows.append((measure.format(name=_name(label, names)), *_pair(value)))
     points = quality.get("tre") or {}
-    for key, measure in _TRE.items():
+    for key, measure in (
+        ("mean", _("Landmark error, mean (mm)")),
+        ("median", _("Landmark error, median (mm)")),
+        ("max", _("Landmark error, largest (mm)")),
+    ):
         if points.get(key) is not None:
-            title = _("Landmark distance, {measure} (mm)").format(measure=measure)
-            rows.append((title, _number(points.get(f"before_{key}")), _number(points[key])))
-    for key, (title, factor, unit) in _JACOBIAN.items():
-        value = (quality.get("jacobian") or {}).get(key)
-        if value is not None:
-            rows.append((title, "", f"{_number(factor * value)}{unit}"))
+            rows.append((measure, _number(points.get(f"before_{key}")), _number(points[key])))
+    before = quality.get("similarity_before") or {}
+    for key, after in (quality.get("similarity_after") or {}).items():
+        words = WORDS.get(key)
+        title = key if words is None else f"{words.title} {_UP if words.higher_is_better else _DOWN}"
+        rows.append((title, _number(before.get(key)), _number(after)))
+    jacobian = quality.get("jacobian") or {}
+    for key, title, factor, unit in (
+        ("folded", _("Folded voxels"), 100.0, " %"),
+        ("min", _("Jacobian, smallest"), 1.0, ""),
+        ("max", _("Jacobian, largest"), 1.0, ""),
+        ("sd_log", _("SD of log Jacobian"), 1.0, ""),
+        ("sd_log_learn2reg", _("SD of log Jacobian, Learn2Reg's"), 1.0, ""),
+    ):
+        if jacobian.get(key) is not None:
+            rows.append((title, "", f"{_number(factor * jacobian[key])}{unit}"))
     consistency = quality.get("inverse_consistency") or {}
-    for key, measure in (("mean", _("mean")), ("max", _("largest"))):
+    for key, title in (("mean", _("Inverse misses by, mean (mm)")), ("max", _("Inverse misses by, largest (mm)"))):
         if consistency.get(key) is not None:
-            title = _("Error of there and back, {measure} (mm)").format(measure=measure)
             rows.append((title, "", _number(consistency[key])))
     columns = list(zip(*rows, strict=True)) or [(), (), ()]
     return dict(zip((_("Measure"), _("Before"), _("After")), map(list, columns), strict=True))

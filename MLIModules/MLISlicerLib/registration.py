@@ -6,7 +6,6 @@ volume that is under the result of an earlier run is taken as it lies without it
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import json
 from collections.abc import Mapping
@@ -96,7 +95,6 @@ class Result:
         curve: table of what was optimised.
         curve_chart: the same as lines.
         overlap_chart: Dice before and after as bars.
-        pictures: hidden text node with the pictures of the report.
         details: the worker's result.
     """
 
@@ -108,7 +106,6 @@ class Result:
     curve: slicer.vtkMRMLTableNode | None = None
     curve_chart: slicer.vtkMRMLPlotChartNode | None = None
     overlap_chart: slicer.vtkMRMLPlotChartNode | None = None
-    pictures: slicer.vtkMRMLTextNode | None = None
     details: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -117,7 +114,6 @@ class _Read:
     """What the worker's files hold, before the scene is touched."""
 
     record: str
-    pictures: dict[str, str]
     matrix: Any = None
     field: tuple[nodes.Scalars, Grid] | None = None
     volumes: dict[str, nodes.Scalars] = dataclasses.field(default_factory=dict)
@@ -138,7 +134,7 @@ def steps(inputs: Inputs) -> Steps:
         request = dict(inputs.settings)
         request |= yield from _write(inputs, folder, files, names)
         ending = "nrrd" if inputs.deformable else "tfm"
-        written = {"transform": folder / f"transform.{ending}", "report": folder / "report.json"}
+        written = {"transform": folder / f"transform.{ending}"}
         if inputs.warped:
             written["output"] = folder / "warped.nrrd"
         if inputs.jacobian:
@@ -298,7 +294,7 @@ def markups_of(points: slicer.vtkMRMLMarkupsFiducialNode, below: slicer.vtkMRMLT
 def _read_back(inputs: Inputs, details: Mapping[str, Any], files: Mapping[Path, Any]) -> Steps:
     stage = _("Reading the result")
     record = json.loads(Path(details["record"]).read_text(encoding="utf-8"))
-    read = _Read(record_text(record, files), _pictures(details))
+    read = _Read(record_text(record, files))
     path = Path(details["transform"])
     if inputs.deformable:
         read.field = yield from transforms.read_field(path, stage)
@@ -313,13 +309,6 @@ def _read_back(inputs: Inputs, details: Mapping[str, Any], files: Mapping[Path, 
             nodes.require_grid(grid, inputs.fixed)
             yield from discard(path)
     return read
-
-
-def _pictures(details: Mapping[str, Any]) -> dict[str, str]:
-    """The report's pictures as base64, by name."""
-    found = details.get("pictures") or {}
-    named = found.items() if isinstance(found, Mapping) else ((Path(path).stem, path) for path in found)
-    return {name: base64.b64encode(Path(path).read_bytes()).decode("ascii") for name, path in named}
 
 
 def _show(inputs: Inputs, details: dict[str, Any], read: _Read, names: Mapping[int, str]) -> Result:
@@ -358,13 +347,9 @@ def _show(inputs: Inputs, details: dict[str, Any], read: _Read, names: Mapping[i
     if result.jacobian is not None:
         display.show_as_jacobian(result.jacobian)
     quality.show_charts(result, details, names, previous)
-    if read.pictures:
-        result.pictures = node_or_new(previous.get("pictures"), "vtkMRMLTextNode", f"{told} pictures")
-        result.pictures.SetHideFromEditors(True)
-        nodes.fill_text(result.pictures, json.dumps(read.pictures))
     for field in dataclasses.fields(result):
         node = getattr(result, field.name)
-        if field.name not in ("details", "pictures") and node is not None:
+        if field.name != "details" and node is not None:
             nodes.file_beside(node, fixed if field.name in ("warped", "jacobian") else moving)
     for node in inputs.moved_along():
         transforms.put_under(node, transform, inputs.without)

@@ -19,7 +19,7 @@ from .jobs import Status, Steps
 
 #: Milliseconds that each volume is shown while they flicker.
 _FLICKER = 500
-_CURVE_HEIGHT = 110
+_CURVE_HEIGHT, _TITLE = 110, 20
 
 
 class RegistrationPanel:
@@ -51,6 +51,7 @@ class RegistrationPanel:
         self.ui.flickerButton.connect("toggled(bool)", self.onFlickerToggled)
         self.ui.checkerboardButton.connect("clicked(bool)", self.onCheckerboardButton)
         self.ui.differenceButton.connect("clicked(bool)", self.onDifferenceButton)
+        self.ui.histogramButton.connect("clicked(bool)", self.onHistogramButton)
         self.ui.otherNodeSelector.connect("currentNodeChanged(vtkMRMLNode*)", self.onOtherNodeChanged)
 
     def cleanup(self) -> None:
@@ -181,6 +182,8 @@ class RegistrationPanel:
     def updateApply(self) -> None:
         """Called when a job begins or ends, or a choice was made."""
         super().updateApply()  # type: ignore[misc]
+        if self.job is None:
+            self.ui.curveLabel.visible = False
         if self._parameterNode is not None:
             self.showButtons()
 
@@ -208,19 +211,19 @@ class RegistrationPanel:
         """Show the nodes of the latest result of this parameter set, if they are not shown already."""
         node = self._parameterNode
         shown = node.outputTransform is not None and node.qualityTable is not None
-        result = (node.outputTransform, node.qualityTable, node.pictures, node.warnings, node.movingVolume)
+        result = (node.outputTransform, node.qualityTable, node.histogram, node.warnings, node.movingVolume)
         if result == self._shownResult:
             return
         self._shownResult = result
         self.ui.resultsCollapsibleButton.visible = shown
-        self.showTable(self.ui.qualityTableView, node.qualityTable if shown else None)
+        self.showTable(self.ui.qualityTableView, node.qualityTable if shown else None, 14)
         if not shown:
             return
         warnings = json.loads(node.warnings) if node.warnings else []
         self.ui.warningsLabel.text = "\n".join(f"\N{WARNING SIGN} {sentence}" for sentence in warnings)
         self.ui.warningsLabel.visible = bool(warnings)
         self.ui.qualityLabel.text = _("Quality of '{name}'").format(name=node.outputTransform.GetName())
-        self.showPictures()
+        self.showHistogram()
 
     def showButtons(self) -> None:
         """Only what there is something for can be pressed."""
@@ -229,20 +232,29 @@ class RegistrationPanel:
         self.ui.showOverlapButton.visible = node.overlapChart is not None
         self.ui.showRecordButton.visible = node.record is not None
         pair = node.fixedVolume is not None and node.movingVolume is not None
-        for button in (self.ui.flickerButton, self.ui.checkerboardButton, self.ui.differenceButton):
-            button.enabled = pair and self.job is None
+        for name in ("flicker", "checkerboard", "difference", "histogram"):
+            getattr(self.ui, f"{name}Button").enabled = pair and self.job is None
         self.onOtherNodeChanged(self.ui.otherNodeSelector.currentNode())
 
-    def showPictures(self) -> None:
-        """Show the joint histograms, before and after."""
-        node = self._parameterNode
-        held = json.loads(node.pictures.GetText()) if node.pictures is not None else {}
-        chosen = [data for name, data in held.items() if "histogram" in name]
-        self.ui.picturesCollapsibleButton.visible = bool(chosen)
-        if chosen:
-            picture = qt.QPixmap()
-            picture.loadFromData(qt.QByteArray(base64.b64decode(chosen[0])))
-            self.ui.picturesLabel.setPixmap(picture.scaledToWidth(self.curveWidth() - 20, qt.Qt.SmoothTransformation))
+    def showHistogram(self) -> None:
+        """Show the joint histogram before and after, if it was made."""
+        held = self._parameterNode.histogram
+        self.ui.histogramLabel.visible = held is not None
+        if held is None:
+            return
+        read = qt.QPixmap()
+        read.loadFromData(qt.QByteArray(base64.b64decode(held.GetText())))
+        scaled = read.scaledToWidth(self.curveWidth() - 20)
+        picture = qt.QPixmap(scaled.width(), scaled.height() + _TITLE)
+        picture.fill(qt.QColor(0, 0, 0, 0))
+        painter = qt.QPainter()
+        painter.begin(picture)
+        painter.drawPixmap(0, _TITLE, scaled)
+        half = scaled.width() // 2
+        for left, text in ((0, _("Joint histogram before")), (half, _("and after"))):
+            painter.drawText(left, 0, half, _TITLE, int(qt.Qt.AlignCenter), text)
+        painter.end()
+        self.ui.histogramLabel.setPixmap(picture)
 
     def onOtherNodeChanged(self, other: Any) -> None:
         """Another node can be transformed once there is one, and a result."""
@@ -284,6 +296,18 @@ class RegistrationPanel:
 
     def onDifferenceButton(self, checked: bool = False) -> None:
         self.startView(overlay.difference_steps, "difference")
+
+    def onHistogramButton(self, checked: bool = False) -> None:
+        """Draw the joint histogram before and after."""
+        node = self._parameterNode
+
+        def made(text: Any) -> None:
+            node.histogram = text
+            self.say("")
+
+        self.stopFlicker()
+        steps = overlay.histogram_steps(node.fixedVolume, node.movingVolume, node.outputTransform, node.histogram)
+        self.startJob(steps, made)
 
     def startView(self, make: Any, name: str) -> None:
         """Make a volume of the pair in a job of small steps, and show it."""

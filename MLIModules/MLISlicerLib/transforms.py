@@ -223,16 +223,19 @@ def refresh_inverse(node: slicer.vtkMRMLTransformNode) -> None:
 def resampled(
     moving: slicer.vtkMRMLVolumeNode,
     fixed: slicer.vtkMRMLVolumeNode,
-    transform: slicer.vtkMRMLTransformNode | None,
+    transform: slicer.vtkMRMLTransformNode,
     stage: str = "",
+    *,
+    before: bool = False,
 ) -> Generator[Status | None, None, tuple[np.ndarray, np.ndarray]]:
     """The moving volume on the grid of the fixed one, through a transform node, by Slicer's own logic, a slab a step.
 
     Args:
         moving: taken as it lies below `transform`, whether it is under it at the moment or not.
         fixed: as it lies in the world.
-        transform: moves the moving volume onto the fixed one; None is as they lie.
+        transform: moves the moving volume onto the fixed one.
         stage: name shown while it runs.
+        before: without the transform, to see what it changes.
 
     Returns:
         float32 (k, j, i), trilinear, and where the moving volume reaches (bool).
@@ -245,7 +248,7 @@ def resampled(
     through = vtk.vtkGeneralTransform()  # fixed indices to moving ones
     through.PostMultiply()
     through.Concatenate(nodes.vtk_matrix_of(nodes.RAS_LPS @ grid.ijk_to_lps))
-    if transform is not None:
+    if not before:
         from_world = vtk.vtkGeneralTransform()
         transform.GetTransformFromWorld(from_world)
         through.Concatenate(from_world)

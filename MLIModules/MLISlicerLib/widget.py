@@ -303,11 +303,11 @@ class MLIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """The module's name for a reader."""
         return slicer.util.getModule(self.moduleName).title
 
-    def showTable(self, view: Any, table: Any) -> None:
-        """Show a table node in a view that is as high as its rows, up to eight."""
+    def showTable(self, view: Any, table: Any, most: int = 8) -> None:
+        """Show a table node in a view that is as high as its rows, up to `most`."""
         view.setMRMLTableNode(table)
         view.verticalHeader().visible = False
-        rows = 0 if table is None else min(table.GetNumberOfRows(), 8)
+        rows = 0 if table is None else min(table.GetNumberOfRows(), most)
         view.resizeColumnsToContents()
         view.resizeRowsToContents()
         heights = sum(view.rowHeight(row) for row in range(rows))

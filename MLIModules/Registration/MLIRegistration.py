@@ -158,7 +158,7 @@ class MLIRegistrationParameterNode:
     curveTable: vtkMRMLTableNode
     curveChart: vtkMRMLPlotChartNode
     overlapChart: vtkMRMLPlotChartNode
-    pictures: vtkMRMLTextNode
+    histogram: vtkMRMLTextNode
     record: vtkMRMLTextNode
     warnings: str = ""
     checkerboard: vtkMRMLScalarVolumeNode
@@ -310,7 +310,7 @@ class MLIRegistrationWidget(RegistrationPanel, ModelChooser, MLIWidget):
         other = self.ui.otherNodeSelector.currentNode()
         with self.tellErrors():
             transforms.put_under(other, transform)
-            text = _("{name} is now under {transform}.")
+            text = _("'{name}' is now under '{transform}'.")
             self.say(text.format(name=other.GetName(), transform=transform.GetName()))
 
     def onShowCurveButton(self, checked=False) -> None:
@@ -352,7 +352,6 @@ class MLIRegistrationLogic(ScriptedLoadableModuleLogic):
         "curve": "curveTable",
         "curve_chart": "curveChart",
         "overlap_chart": "overlapChart",
-        "pictures": "pictures",
         "record": "record",
     }
 
@@ -427,6 +426,8 @@ class MLIRegistrationLogic(ScriptedLoadableModuleLogic):
             node = getattr(result, name)
             if node is not None or name not in ("warped", "jacobian"):
                 setattr(parameterNode, place, node)
+        if parameterNode.histogram is not None:
+            slicer.mrmlScene.RemoveNode(parameterNode.histogram)  # of the result before
         parameterNode.warnings = json.dumps(quality.warnings(result.details))
 
     def holdsData(self, node) -> bool:

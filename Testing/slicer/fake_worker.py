@@ -4,7 +4,6 @@ Run as ``python fake_worker.py [stay]``; "stay" leaves it in its starter's proce
 child is before it has said hello.
 """
 
-import base64
 import json
 import os
 import struct
@@ -73,10 +72,6 @@ def header_of(path):
 
 #: What "register" finds: fixed points and this, LPS mm, are the moving points.
 SHIFT = (3.0, -2.0, 1.0)
-PNG = (
-    "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAECAIAAAA8r+mnAAAAQUlEQVR42hWLURUAQAiDlsQkS2ISkphkSUx0J5/wkEQJixaIEREr"
-    "JFPGpg1mTMz6B6gzNMdAYP+sUMGhc25CwoYHii4nYTicN64AAAAASUVORK5CYII="
-)
 
 
 def register(number, request):
@@ -109,8 +104,6 @@ def register(number, request):
         if request.get(key):
             with open(request[key], "wb") as stream:
                 stream.write(floats.encode() + struct.pack("<f", value) * count)
-    with open(request["report"] + ".png", "wb") as stream:
-        stream.write(base64.b64decode(PNG))
     record = request["transform"] + ".json"
     with open(record, "w", encoding="utf-8") as stream:
         json.dump({"task": "register", "settings": request}, stream)
@@ -123,7 +116,7 @@ def register(number, request):
     curve = [{"stage": "Rigid", "level": 1, "iteration": i, "value": 1.0 / (i + 1)} for i in range(10)]
     return {
         "transform": request["transform"], "output": request.get("output", ""), "record": record, "quality": quality,
-        "jacobian": request.get("jacobian", ""), "pictures": {"joint_histogram": request["report"] + ".png"},
+        "jacobian": request.get("jacobian", ""),
         "kind": "linear" if request["transform"].endswith(".tfm") else "deformable", "curve": curve,
         "device": "nothing", "seconds": 0.0, "warnings": [],
     }  # fmt: skip
