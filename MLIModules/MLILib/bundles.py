@@ -87,6 +87,11 @@ class Bundle:
         return str(self.metadata["task"])
 
     @property
+    def is_registration(self) -> bool:
+        """Whether it brings one image onto another."""
+        return "registration" in self.task.casefold()
+
+    @property
     def modality(self) -> str:
         """ "MR", "CT" ..., "" when it is not said."""
         own = self.metadata.get("mli", {})
@@ -109,7 +114,9 @@ class Bundle:
 
     @property
     def labels(self) -> tuple[Label, ...]:
-        """The labels without the background."""
+        """The labels without the background; a registration model's outputs are none."""
+        if self.is_registration:
+            return ()
         own = bundle_files.own_labels(self.metadata)
         names = self.output_channels[1:] if self.has_background else self.output_channels
         return tuple(label(value, name, own.get(str(value), {})) for value, name in enumerate(names, start=1))

@@ -98,10 +98,11 @@ def run_import(request: ModelsImportRequest, progress: Progress) -> dict[str, An
         _write(home, {**folders.entries(home), name: entry})
     except OSError as error:
         raise _unwritable(home, error) from error
+    use = f"mli register FIXED MOVING --model {name}" if bundle.is_registration else f"mli segment IMAGE -m {name}"
     return {
         **_entry(copied),
         "folder": str(copied.folder),
-        "text": f"Imported {copied.title} as {name}. Use it with: mli segment IMAGE -m {name} -o OUT",
+        "text": f"Imported {copied.title} as {name}. Use it with: {use} -o OUT",
     }
 
 
@@ -172,7 +173,7 @@ def format_info(info: Mapping[str, Any]) -> str:
         "Folder": info["folder"],
     }
     lines = [info["title"], "=" * len(info["title"])]
-    lines += [f"{key + ':':<10} {value}" for key, value in facts.items()]
+    lines += [f"{key + ':':<10} {value}" for key, value in facts.items() if value]
     return "\n".join(lines) + (f"\n\n{info['card'].strip()}" if info["card"] else "\n\nThis model has no card.")
 
 

@@ -63,6 +63,30 @@ def resolve(name: str) -> torch.device:
     return torch.device(f"cuda:{index}")
 
 
+def amp_dtype(device: torch.device, wanted: bool = True) -> torch.dtype | None:
+    """The half precision that pays on `device`, None for float32.
+
+    On a CPU without bfloat16 instructions torch emulates them, several times slower than float32.
+    """
+    torch = _torch()
+    if not wanted:
+        return None
+    if device.type == "cuda":
+        return torch.float16
+    if device.type == "cpu" and "avx512_bf16" in _cpu_flags():
+        return torch.bfloat16
+    return None
+
+
+def _cpu_flags() -> set[str]:
+    torch = _torch()
+    capabilities = torch.backends.cpu.get_cpu_capability()
+    if not capabilities.startswith("AVX512"):
+        return set()
+    info = Path("/proc/cpuinfo")
+    return set(info.read_text(encoding="utf-8").split()) if info.exists() else set()
+
+
 def free_memory(device: torch.device) -> int:
     """Bytes that a job can still take on `device`: of the GPU, torch's own reserve included, or of this computer."""
     torch = _torch()

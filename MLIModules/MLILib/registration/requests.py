@@ -10,7 +10,7 @@ from ..settings import Request, device_setting, setting
 from .presets import PRESETS
 
 STAGES = ("rigid", "similarity", "affine", "deformable")
-SIMILARITIES = ("ssd", "sad", "cc", "lncc", "je", "mi", "nmi", "mind")
+SIMILARITIES = ("ssd", "sad", "cc", "lncc", "ssd+lncc", "je", "mi", "nmi", "mind")
 DEFORMATIONS = ("ffd", "dense", "svf", "greedy")
 INITS = ("geometry", "moments", "none")
 
@@ -207,7 +207,11 @@ class TrainRegistrationRequest(Request):
     )
     folds: int = setting(5, "Number of folds the cases are split into.", minimum=2, maximum=100)
     epochs: int = setting(100, "Passes in which every case is fixed image once.", minimum=1, maximum=100000)
-    similarity: str = setting("lncc", "Image similarity that is maximised.", choices=("ssd", "lncc", "mind"))
+    similarity: str = setting(
+        "lncc",
+        "Image similarity that is maximised; none: the labels' overlap alone.",
+        choices=("ssd", "lncc", "mind", "none"),
+    )
     smoothness: float = setting(1.0, "Weight of the deformation's smoothness.", minimum=0.0, maximum=1e6)
     label_weight: float = setting(1.0, "Weight of the labels' overlap.", minimum=0.0, maximum=1e6)
     batch: int = setting(2, "Pairs a step.", minimum=1, maximum=512)
@@ -228,4 +232,8 @@ class TrainRegistrationRequest(Request):
         if self.network in ("istn", "atlas-istn") and not self.labels:
             raise BadInput(
                 f"The network {self.network} learns from labels.", "It marks a structure first.", "Add --labels."
+            )
+        if self.similarity == "none" and not self.labels:
+            raise BadInput(
+                "There is nothing to learn from.", "Neither images nor labels are compared.", "Add --labels."
             )

@@ -95,20 +95,20 @@ def write_bundle(
     network.load_state_dict(dict(weights))
     for part in ("configs", "models", "docs"):
         (folder / part).mkdir(parents=True, exist_ok=True)
-    _replace(folder / "models" / "model.pt", lambda path: torch.save(network.state_dict(), path))
-    _write_json(folder / "configs" / "inference.json", inference_config(description.plan))
-    _write_json(folder / "configs" / "metadata.json", metadata(folder.name, description))
+    replace_file(folder / "models" / "model.pt", lambda path: torch.save(network.state_dict(), path))
+    write_json(folder / "configs" / "inference.json", inference_config(description.plan))
+    write_json(folder / "configs" / "metadata.json", metadata(folder.name, description))
 
     rows = measure(folder, description, progress)
     summary = summarise(rows)
     if rows:
-        _replace(folder / "docs" / "test_cases.csv", lambda path: _write_rows(path, rows))
+        replace_file(folder / "docs" / "test_cases.csv", lambda path: write_rows(path, rows))
     card = model_card(folder.name, description, summary, sum(p.numel() for p in network.parameters()))
-    _replace(folder / "docs" / "README.md", lambda path: path.write_text(card, encoding="utf-8"))
+    replace_file(folder / "docs" / "README.md", lambda path: path.write_text(card, encoding="utf-8"))
     mean = summary.get("mean", {}).get("dice", {}).get("mean")
     return {
         "bundle": str(folder),
-        "validation_dice": _or_none(description.validation_dice),
+        "validation_dice": or_none(description.validation_dice),
         "test": summary,
         "epochs": description.request.epochs,
         "best_epoch": description.best_epoch,
@@ -205,7 +205,7 @@ def metadata(name: str, description: Description) -> dict[str, Any]:
     labels = label_details(dataset.labels, words.get("labels", {}))
     channel_names = {str(i): c for i, c in enumerate(dataset.channels)}
     classes = {"0": "background"} | {value: d["name"] for value, d in labels.items()}
-    packages = {p: found for p in ("nibabel", "pytorch-ignite") if (found := _version(p))}
+    packages = {p: found for p in ("nibabel", "pytorch-ignite") if (found := package_version(p))}
     return {
         "schema": SCHEMA,
         "version": "1.0.0",
@@ -306,13 +306,13 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     labels = sorted({str(r["label"]) for r in rows})
     out: dict[str, Any] = {}
     for label in labels:
-        out[label] = {k: _statistics([r[k] for r in rows if r["label"] == label]) for k in _MEASURED}
+        out[label] = {k: statistics_of([r[k] for r in rows if r["label"] == label]) for k in _MEASURED}
     if labels:
         out["mean"] = {k: {"mean": statistics.fmean(out[name][k]["mean"] for name in labels)} for k in _MEASURED}
     return out
 
 
-def _statistics(values: Sequence[Any]) -> dict[str, float]:
+def statistics_of(values: Sequence[Any]) -> dict[str, float]:
     defined = [float(v) for v in values if v is not None and math.isfinite(v)]
     return {
         "mean": statistics.fmean(defined) if defined else math.nan,
@@ -324,6 +324,7 @@ def _statistics(values: Sequence[Any]) -> dict[str, float]:
 def model_card(name: str, description: Description, summary: Mapping[str, Any], parameters: int) -> str:
     """docs/README.md: what the model is for, how it was made, what was measured, what it cannot do."""
     words, request, split, plan = description.words(), description.request, description.split, description.plan
+    repeated = dataclasses.replace(request, **portable(request.dataset, request.output, request.describe))
     lines = [
         f"# {words.get('title', name)}",
         "",
@@ -361,13 +362,13 @@ def model_card(name: str, description: Description, summary: Mapping[str, Any], 
         "",
         "## Training",
         "",
-        f"`{_portable(request).command()}`",
+        f"`{repeated.command()}`",
         "",
         f"- network: {plan.network['_target_'].rpartition('.')[2]}, {parameters / 1e6:.2f} million parameters",
         *(f"- {reason}" for reason in plan.reasons),
         f"- {request.epochs} epochs, seed {request.seed}; the weights kept are the moving average after epoch "
         f"{description.best_epoch} (validation Dice {description.validation_dice:.4f})",
-        f"- {duration(description.seconds)} on {_machine(description.device)}, "
+        f"- {duration(description.seconds)} on {machine(description.device)}, "
         f"torch {torch.__version__.partition('+')[0]}, MONAI {monai.__version__}",
         f"- {datetime.date.today().isoformat()}",
         "",
@@ -385,22 +386,21 @@ def model_card(name: str, description: Description, summary: Mapping[str, Any], 
     return "\n".join(lines)
 
 
-def _portable(request: TrainSegmentationRequest) -> TrainSegmentationRequest:
-    """The request that repeats the training elsewhere: paths by their last two parts, not a resumption."""
+def portable(dataset: str, output: str, describe: str) -> dict[str, Any]:
+    """The settings of a request that repeats the training elsewhere: paths by their last parts, not a resumption."""
 
-    def short(path: str) -> str:
-        return "/".join(Path(path).absolute().parts[-2:])
+    def short(path: str, parts: int) -> str:
+        return "/".join(Path(path).absolute().parts[-parts:])
 
-    return dataclasses.replace(
-        request,
-        dataset=short(request.dataset),
-        output=Path(request.output).name,
-        describe="/".join(Path(request.describe).absolute().parts[-3:]) if request.describe else "",
-        resume=False,
-    )
+    return {
+        "dataset": short(dataset, 2),
+        "output": Path(output).name,
+        "describe": short(describe, 3) if describe else "",
+        "resume": False,
+    }
 
 
-def _machine(device: str) -> str:
+def machine(device: str) -> str:
     if device.startswith("cuda"):
         return str(torch.cuda.get_device_name(device))
     return f"{os.cpu_count()} cores of an {_processor()}"
@@ -415,28 +415,28 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _version(package: str) -> str:
+def package_version(package: str) -> str:
     try:
         return version(package)
     except PackageNotFoundError:
         return ""
 
 
-def _or_none(value: float) -> float | None:
+def or_none(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _replace(path: Path, write: Any) -> None:
+def replace_file(path: Path, write: Any) -> None:
     partial = path.with_name(f".{path.name}.partial")
     write(partial)
     os.replace(partial, path)
 
 
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    _replace(path, lambda p: p.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8"))
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    replace_file(path, lambda p: p.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8"))
 
 
-def _write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     with open(path, "w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, list(rows[0]))
         writer.writeheader()

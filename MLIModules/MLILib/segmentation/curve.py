@@ -8,15 +8,25 @@ from collections.abc import Sequence
 from pathlib import Path
 
 
-def write_curve(history: Sequence[dict[str, float]], labels: Sequence[str], folder: Path) -> None:
+def write_curve(
+    history: Sequence[dict[str, float]],
+    labels: Sequence[str],
+    folder: Path,
+    *,
+    loss_name: str = "cross-entropy + soft Dice",
+) -> None:
     """Write learning_curve.csv and learning_curve.png into `folder`.
 
     Args:
-        history: one row an epoch: epoch, loss, seconds, and where it was validated dice_<label> and validation_dice.
+        history: one row an epoch: epoch, loss, seconds, and where it was validated dice_<label> and validation_dice,
+            or validation_loss.
         labels: names of the labels.
         folder: exists.
+        loss_name: what the training loss is made of, for the axis.
     """
     columns = ["epoch", "loss", "validation_dice", *(f"dice_{name}" for name in labels), "seconds"]
+    if any("validation_loss" in row for row in history):
+        columns.insert(2, "validation_loss")
     partial = folder / "learning_curve.csv.partial"
     with open(partial, "w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, columns, restval="")
@@ -33,7 +43,12 @@ def write_curve(history: Sequence[dict[str, float]], labels: Sequence[str], fold
     loss_axis = figure.add_subplot()
     loss_axis.plot([r["epoch"] for r in history], [r["loss"] for r in history], color="0.55", label="training loss")
     loss_axis.set_xlabel("epoch")
-    loss_axis.set_ylabel("training loss (cross-entropy + soft Dice)")
+    loss_axis.set_ylabel(f"training loss ({loss_name})")
+    compared = [r for r in history if "validation_loss" in r]
+    if compared:
+        epochs = [r["epoch"] for r in compared]
+        loss_axis.plot(epochs, [r["validation_loss"] for r in compared], color="0.3", ls="--", label="validation loss")
+        loss_axis.legend(loc="upper left")
     validated = [r for r in history if "validation_dice" in r]
     if validated:
         dice_axis = loss_axis.twinx()

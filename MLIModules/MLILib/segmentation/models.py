@@ -119,6 +119,10 @@ def load(model: str, trust: Sequence[str] = ()) -> Model:
         BadInput: unknown, incomplete or unsafe, see :mod:`MLILib.bundles`.
     """
     bundle = bundles.find(model, trust=trust)
+    if bundle.is_registration:
+        raise BadInput(
+            f"The model {bundle.name} registers images and does not segment.", "", "Use it with: mli register --model."
+        )
     key = (bundle.sha256, str(bundle.folder), bundle.trusted)
     if key in _kept:
         _kept.move_to_end(key)

@@ -20,7 +20,7 @@ from monai.inferers import SlidingWindowInferer
 from monai.losses import DiceCELoss
 
 from .. import __version__
-from ..device import resolve
+from ..device import amp_dtype, resolve
 from ..errors import BadInput, MissingPackage
 from ..progress import Progress
 from . import bundle_writer
@@ -50,13 +50,13 @@ def run(request: TrainSegmentationRequest, progress: Progress) -> dict[str, Any]
     Raises:
         BadInput: a data set that cannot be used, or an output folder that already holds something.
     """
-    _require_matplotlib()
+    require_matplotlib()
     dataset = read_dataset(request.dataset)
     split = split_cases(dataset, request.fold, request.folds)
     bundle_writer.read_words(request.describe)  # a mistake in it is told now, not after the training
     folder = Path(request.output)
     state_file = folder / "training" / "checkpoint.pt"
-    _require_fresh(folder, state_file, request.resume)
+    require_fresh(folder, state_file, request.resume)
     device = resolve(request.device)
     if request.threads:
         torch.set_num_threads(request.threads)
@@ -121,7 +121,7 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=request.learning_rate, weight_decay=_WEIGHT_DECAY, fused=device.type != "mps"
         )
-        self.amp_dtype = _amp_dtype(device, request.amp)
+        self.amp_dtype = amp_dtype(device, request.amp)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp_dtype is torch.float16)
         self.loss = DiceCELoss(softmax=True, to_onehot_y=True, batch=True, include_background=False)
         self.inferer = SlidingWindowInferer(self.plan.patch, sw_batch_size=4, overlap=0.5, mode="gaussian")
@@ -286,28 +286,6 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def _amp_dtype(device: torch.device, wanted: bool) -> torch.dtype | None:
-    """The half precision that pays on `device`, None for float32.
-
-    On a CPU without bfloat16 instructions torch emulates them, several times slower than float32.
-    """
-    if not wanted:
-        return None
-    if device.type == "cuda":
-        return torch.float16
-    if device.type == "cpu" and "avx512_bf16" in _cpu_flags():
-        return torch.bfloat16
-    return None
-
-
-def _cpu_flags() -> set[str]:
-    capabilities = torch.backends.cpu.get_cpu_capability()
-    if not capabilities.startswith("AVX512"):
-        return set()
-    info = Path("/proc/cpuinfo")
-    return set(info.read_text(encoding="utf-8").split()) if info.exists() else set()
-
-
 def _identity(request: TrainSegmentationRequest) -> dict[str, Any]:
     """The settings that must not change between a checkpoint and its resumption."""
     ignored = {"resume", "output", "device", "threads", "dataset", "describe"}
@@ -328,7 +306,7 @@ def _epoch_text(row: dict[str, float], epochs: int) -> str:
     return f"{text}  {row['seconds']:.0f} s"
 
 
-def _require_fresh(folder: Path, state_file: Path, resume: bool) -> None:
+def require_fresh(folder: Path, state_file: Path, resume: bool) -> None:
     if not folder.exists() or not any(folder.iterdir()):
         return
     if resume and state_file.exists():
@@ -346,7 +324,7 @@ def _require_fresh(folder: Path, state_file: Path, resume: bool) -> None:
     )
 
 
-def _require_matplotlib() -> None:
+def require_matplotlib() -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:

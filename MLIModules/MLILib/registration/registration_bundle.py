@@ -1,0 +1,345 @@
+"""Writing a trained registration network as a MONAI bundle, measured on the cases that were kept aside."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import math
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import monai
+import numpy as np
+import SimpleITK as sitk
+import torch
+
+from .. import images
+from ..bundle_files import SCHEMA
+from ..geometry import Grid
+from ..metrics import compare
+from ..progress import Progress, duration
+from ..segmentation.bundle_writer import (
+    instantiate,
+    machine,
+    or_none,
+    portable,
+    read_words,
+    replace_file,
+    write_json,
+    write_rows,
+)
+from ..segmentation.dataset import Case, Dataset, Split
+from .conversion import to_sitk
+from .jacobian import of_transform
+from .placement import centred
+from .requests import TrainRegistrationRequest
+
+#: Sides of the canvas are multiples of it, for the coarsest level of a cascade and of its networks.
+MULTIPLE = 16
+
+_MEASURED = ("dice", "hausdorff95")
+_CLASSES = {
+    "affine": "MLILib.registration.networks.AffineNet",
+    "voxelmorph": "MLILib.registration.networks.VoxelMorph",
+    "cascade": "MLILib.registration.cascade.Cascade",
+    "istn": "MLILib.registration.istn.ISTN",
+    "atlas-istn": "MLILib.registration.atlas_istn.AtlasISTN",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """What a bundle's metadata and card are written from."""
+
+    request: TrainRegistrationRequest
+    dataset: Dataset
+    split: Split
+    network: Mapping[str, Any]
+    spacing: tuple[float, ...]
+    size: tuple[int, ...]
+    seconds: float
+    device: str
+    score: float
+    best_epoch: int
+
+
+def network_definition(name: str, channels: int, labels: int, size: tuple[int, ...]) -> dict[str, Any]:
+    """The network called `name` as a configuration names it.
+
+    Args:
+        name: one of the choices of :class:`TrainRegistrationRequest`.
+        channels: of an image.
+        labels: their number, without the background.
+        size: of the canvas, (x, y, z).
+    """
+    definition: dict[str, Any] = {"_target_": _CLASSES[name], "channels": channels}
+    if name == "atlas-istn":
+        definition["size"] = list(size)
+    else:
+        definition["dimensions"] = len(size)
+    if name in ("istn", "atlas-istn"):
+        definition["labels"] = labels
+    return definition
+
+
+def write_bundle(
+    folder: Path, weights: Mapping[str, torch.Tensor], description: Description, progress: Progress
+) -> dict[str, Any]:
+    """Write the bundle into `folder`, measure it on pairs of the test fold, write its card.
+
+    Returns:
+        bundle, validation, test (per label and mean, with the share of folded voxels and the seconds a pair), epochs,
+        seconds, text.
+    """
+    network = instantiate(description.network)
+    network.load_state_dict(dict(weights))
+    for part in ("configs", "models", "docs"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    # Half precision halves the file; the rounding moves a voxel by less than a hundredth of its edge.
+    halves = {name: value.half() for name, value in network.state_dict().items()}
+    replace_file(folder / "models" / "model.pt", lambda path: torch.save(halves, path))
+    write_json(folder / "configs" / "inference.json", inference_config(description))
+    write_json(folder / "configs" / "metadata.json", metadata(folder.name, description))
+
+    rows = measure(folder, description, progress)
+    summary = summarise(rows)
+    if rows:
+        replace_file(folder / "docs" / "test_pairs.csv", lambda path: write_rows(path, rows))
+    card = model_card(folder.name, description, summary, sum(p.numel() for p in network.parameters()))
+    replace_file(folder / "docs" / "README.md", lambda path: path.write_text(card, encoding="utf-8"))
+    mean = summary["mean"]["dice"] if summary else math.nan
+    return {
+        "bundle": str(folder),
+        "validation": or_none(description.score),
+        "test": summary,
+        "epochs": description.request.epochs,
+        "best_epoch": description.best_epoch,
+        "seconds": description.seconds,
+        "text": f"{folder}: trained in {duration(description.seconds)}; "
+        + (f"mean Dice {mean:.4f} on {len(description.split.test)} pairs kept aside" if rows else "not measured"),
+    }
+
+
+def inference_config(description: Description) -> dict[str, Any]:
+    """configs/inference.json: the network, and in MONAI's words how each image of a pair is brought onto its canvas."""
+    dims = len(description.size)
+    keys = ["fixed", "moving"]
+    return {
+        "bundle_root": ".",
+        "device": "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
+        "network_def": dict(description.network),
+        "network": "$@network_def.to(@device)",
+        "preprocessing": {
+            "_target_": "Compose",
+            "transforms": [
+                {"_target_": "LoadImaged", "keys": keys},
+                {"_target_": "EnsureChannelFirstd", "keys": keys},
+                {"_target_": "Orientationd", "keys": keys, "axcodes": "RAS"[:dims], "labels": None},
+                {"_target_": "Spacingd", "keys": keys, "pixdim": list(description.spacing), "mode": "bilinear"},
+                {"_target_": "NormalizeIntensityd", "keys": keys, "channel_wise": True},
+                {"_target_": "ResizeWithPadOrCropd", "keys": keys, "spatial_size": list(description.size)},
+                {"_target_": "Transposed", "keys": keys, "indices": [0, *range(dims, 0, -1)]},
+            ],
+        },
+        "inferer": {"_target_": "SimpleInferer"},
+        "handlers": [
+            {
+                "_target_": "CheckpointLoader",
+                "load_path": "$@bundle_root + '/models/model.pt'",
+                "load_dict": {"model": "@network"},
+                "map_location": "@device",
+            }
+        ],
+    }
+
+
+def metadata(name: str, description: Description) -> dict[str, Any]:
+    """configs/metadata.json after MONAI's schema; spacing and canvas are under ``mli``."""
+    words = read_words(description.request.describe)
+    dataset, dims = description.dataset, len(description.size)
+    sides = [f"{side} {channel}" for side in ("fixed", "moving") for channel in dataset.channels]
+    return {
+        "schema": SCHEMA,
+        "version": "1.0.0",
+        "changelog": {"1.0.0": "first training"},
+        "monai_version": monai.__version__,
+        "pytorch_version": torch.__version__.partition("+")[0],
+        "numpy_version": np.__version__,
+        "optional_packages_version": {},
+        "required_packages_version": {},
+        "supported_apps": {"mli": ""},
+        "name": words.get("title", name),
+        "task": "registration",
+        "description": words.get("description", f"Registration of {dataset.description or dataset.name}."),
+        "authors": words.get("authors", "not stated"),
+        "copyright": words.get("copyright", "not stated"),
+        "data_source": words.get("data", dataset.reference),
+        "data_type": "nifti",
+        "image_classes": "a fixed and a moving image, each normalised to mean 0 and standard deviation 1",
+        "pred_classes": "displacement of each voxel of the canvas, in voxels",
+        "intended_use": words.get("intended_use", "Research; not for diagnosis."),
+        "references": [words.get("data", dataset.reference)],
+        "network_data_format": {
+            "inputs": {"image": _tensor("magnitude", sides, description)},
+            "outputs": {"pred": _tensor("displacement", [f"along {a}" for a in "zyx"[3 - dims :]], description)},
+        },
+        "mli": {
+            "modality": words.get("modality", ", ".join(dataset.channels)),
+            "registration": {
+                "spacing": list(description.spacing),
+                "size": list(description.size),
+                "network": description.request.network,
+                "linear": description.request.network == "affine",
+            },
+        },
+    }
+
+
+def _tensor(kind: str, channels: Sequence[str], description: Description) -> dict[str, Any]:
+    return {
+        "type": "image",
+        "format": kind,
+        "modality": "n/a",
+        "num_channels": len(channels),
+        "spatial_shape": list(reversed(description.size)),
+        "dtype": "float32",
+        "value_range": [],
+        "is_patch_data": False,
+        "channel_def": {str(i): name for i, name in enumerate(channels)},
+    }
+
+
+def measure(folder: Path, description: Description, progress: Progress) -> list[dict[str, Any]]:
+    """Register pairs of the test fold with the bundle just written, each case with the next, and compare their labels.
+
+    Returns:
+        Rows of fixed, moving and label with Dice and HD95 before and after, the share of folded voxels, and seconds.
+    """
+    from .learned import predict  # reads this module's MULTIPLE
+
+    test = description.split.test
+    names = {i + 1: name for i, name in enumerate(description.dataset.labels)}
+    if test:
+        progress.stage("Measuring on the fold kept aside")
+    rows: list[dict[str, Any]] = []
+    for i, case in enumerate(test):
+        other = test[(i + 1) % len(test)]
+        fixed, moving = _picture(case), _picture(other)
+        started = time.perf_counter()
+        found = predict(fixed, moving, str(folder.absolute()), device=description.request.device)
+        seconds = time.perf_counter() - started
+        grid = Grid.of(fixed)
+        labels, reference = (sitk.Cast(sitk.ReadImage(c.label), sitk.sitkUInt8) for c in (other, case))
+        after = to_sitk(found.linear, found.displacement, grid)
+        figures = []
+        for through in (to_sitk(centred(grid, Grid.of(moving)), None, grid), after):
+            warped = sitk.Resample(labels, reference, through, sitk.sitkNearestNeighbor, 0)
+            figures.append(compare(warped, reference, names))
+        determinants = of_transform(after, grid)
+        folded = float((determinants <= 0).float().mean())
+        for label in names.values():
+            row: dict[str, Any] = {"fixed": case.name, "moving": other.name, "label": label}
+            for key in _MEASURED:
+                row |= {f"{key}_before": figures[0][label][key], key: figures[1][label][key]}
+            rows.append(row | {"folded": folded, "seconds": seconds})
+        progress.fraction((i + 1) / len(test))
+    return rows
+
+
+def _picture(case: Case) -> sitk.Image:
+    channels = [images.read(path) for path in case.images]
+    return channels[0] if len(channels) == 1 else sitk.Compose(channels)
+
+
+def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Mean of each figure over the pairs, for each label and over the labels; {} without rows."""
+    labels = list(dict.fromkeys(str(row["label"]) for row in rows))
+    keys = [*(f"{key}{when}" for key in _MEASURED for when in ("_before", "")), "folded", "seconds"]
+    out = {label: {key: _mean([row[key] for row in rows if row["label"] == label]) for key in keys} for label in labels}
+    if labels:
+        out["mean"] = {key: _mean([out[label][key] for label in labels]) for key in keys}
+    return out
+
+
+def _mean(values: Sequence[Any]) -> float:
+    defined = [float(v) for v in values if v is not None and math.isfinite(v)]
+    return statistics.fmean(defined) if defined else math.nan
+
+
+def model_card(name: str, description: Description, summary: Mapping[str, Mapping[str, float]], parameters: int) -> str:
+    """docs/README.md: what the model is for, how it was made, what was measured, what it cannot do."""
+    request, split = description.request, description.split
+    words = read_words(request.describe)
+    repeated = dataclasses.replace(request, **portable(request.dataset, request.output, request.describe))
+    spacing = " x ".join(f"{s:g}" for s in description.spacing)
+    lines = [
+        f"# {words.get('title', name)}",
+        "",
+        str(words.get("description", description.dataset.description)),
+        "",
+        "## Use",
+        "",
+        f"`mli register FIXED MOVING -o WARPED -t TRANSFORM --model {name}`. It needs no labels.",
+        "",
+        str(words.get("intended_use", "Research; not for diagnosis.")),
+        "",
+        "## Measured",
+        "",
+    ]
+    if summary:
+        mean = summary["mean"]
+        lines += [
+            f"On {len(split.test)} pairs of cases that took no part in the training or in the choice of the checkpoint "
+            "(each as the fixed image, the next as the moving one, centre on centre before); the moving labels are "
+            "warped by nearest neighbour onto the fixed ones. By pair in `docs/test_pairs.csv`:",
+            "",
+            "| label | Dice before | Dice after | 95 % Hausdorff before (mm) | after (mm) |",
+            "|---|---|---|---|---|",
+        ]
+        for label, f in summary.items():
+            lines.append(
+                f"| {label} | {f['dice_before']:.3f} | {f['dice']:.3f} | {f['hausdorff95_before']:.2f} "
+                f"| {f['hausdorff95']:.2f} |"
+            )
+        lines += ["", f"Folded voxels (determinant of the Jacobian at most 0): {mean['folded']:.4%}."]
+    else:
+        lines.append("Not measured: every case was trained on.")
+    score = f"{abs(description.score):.4f}"
+    kept = f"validation Dice {score}" if request.labels else f"validation loss {score}"
+    lines += [
+        "",
+        "## Data",
+        "",
+        str(words.get("data", description.dataset.reference)),
+        "",
+        f"{len(split.training)} cases to train on, {len(split.validation)} to choose the checkpoint, {len(split.test)} "
+        f"to measure (fold {request.fold} of {request.folds}).",
+        "",
+        "## Training",
+        "",
+        f"`{repeated.command()}`",
+        "",
+        f"- network: {request.network}, {parameters / 1e6:.2f} million parameters, weights in half precision",
+        f"- canvas of {' x '.join(str(n) for n in description.size)} voxels of {spacing} mm; larger images get a "
+        "larger one",
+        f"- {request.epochs} epochs, seed {request.seed}; the weights kept are the moving average after epoch "
+        f"{description.best_epoch}" + ("" if math.isnan(description.score) else f" ({kept})"),
+        f"- {duration(description.seconds)} on {machine(description.device)}, "
+        f"torch {torch.__version__.partition('+')[0]}, MONAI {monai.__version__}",
+        f"- {datetime.date.today().isoformat()}",
+        "",
+        "![learning curve](../training/learning_curve.png)",
+        "",
+        "## Known limits",
+        "",
+        *(f"- {limit}" for limit in words.get("limits", ["Not tested beyond the cases above."])),
+        "",
+        "## Licence",
+        "",
+        str(words.get("licence", description.dataset.licence or "not stated")),
+        "",
+    ]
+    return "\n".join(lines)
