@@ -60,7 +60,8 @@ def canvas(cases: Sequence[Case], spacing: Sequence[float], multiple: int) -> tu
     for case in cases:
         grid = Grid.of(images.read(case.images[0]))
         found.append(network_grid([grid], spacing, (1,) * grid.dimension, multiple).size)
-    return tuple(max(sizes) for sizes in zip(*found, strict=True))
+    # Below two multiples the coarsest level of a network is a single voxel, of which there is no variance.
+    return tuple(max(2 * multiple, *sizes) for sizes in zip(*found, strict=True))
 
 
 def read_subject(case: Case, spacing: Sequence[float], size: Sequence[int], labels: int) -> Subject:

@@ -16,6 +16,10 @@ from torch import Tensor
 from ..geometry import Grid
 from .sampling import index_matrix, valid_mask, warp
 
+#: Voxels. Centre on centre often ends half way between two voxels; this much decides it the same way however the images
+#: are stored.
+_TIE = 1e-4
+
 
 def network_grid(
     images: Sequence[Grid], spacing: Sequence[float], least: Sequence[int], multiple: int, *, grows: bool = True
@@ -45,7 +49,7 @@ def network_grid(
     origin = centre(first) - step @ (np.asarray(size) - 1) / 2
     # Move by less than half a voxel, so that the first image is not interpolated where it need not be.
     index = np.linalg.solve(step, np.asarray(first.origin) - origin)
-    origin = origin + step @ (index - np.floor(index + 0.5))
+    origin = origin + step @ (index - np.floor(index + 0.5 + _TIE))
     return Grid(
         tuple(size), tuple(float(s) for s in spacing), tuple(origin.tolist()), tuple(direction.ravel().tolist())
     )
@@ -74,7 +78,8 @@ def snapped(linear: np.ndarray, grid: Grid, moving: Grid) -> tuple[np.ndarray, n
     """
     d = grid.dimension
     matrix = index_matrix(grid, moving, linear)[0].numpy()
-    shift = np.linalg.solve(matrix[:d, :d], np.floor(matrix[:d, d] + 0.5) - matrix[:d, d])
+    whole = np.floor(matrix[:d, d] + matrix[:d, :d] @ np.full(d, _TIE) + 0.5)
+    shift = np.linalg.solve(matrix[:d, :d], whole - matrix[:d, d])
     step = grid.matrix()[:d, :d] @ shift[::-1]
     first = np.eye(d + 1)
     first[:d, d] = step

@@ -1,0 +1,217 @@
+"""Registration networks: they start at the identity, stay invertible, and can learn a transform that is known."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from MLILib.registration.atlas_istn import AtlasISTN  # noqa: E402
+from MLILib.registration.cascade import Cascade  # noqa: E402
+from MLILib.registration.fields import compose, resize, smooth  # noqa: E402
+from MLILib.registration.istn import ISTN  # noqa: E402
+from MLILib.registration.jacobian import determinant  # noqa: E402
+from MLILib.registration.networks import (  # noqa: E402
+    AffineNet,
+    Prediction,
+    UNet,
+    VoxelMorph,
+    about_middle,
+    depth_to_space,
+    displacement,
+    space_to_depth,
+)
+from MLILib.registration.objectives import diffusion, folding, overlap_loss  # noqa: E402
+from MLILib.registration.sampling import identity_grid, positions, warp  # noqa: E402
+
+SIDE = 32
+
+
+def networks(d: int) -> list[torch.nn.Module]:
+    """One of each, small."""
+    small = {"features": (4, 6)}
+    torch.manual_seed(0)
+    return [
+        AffineNet(d, 1, **small),
+        VoxelMorph(d, 1, **small),
+        VoxelMorph(d, 1, **small, diffeomorphic=False),
+        Cascade(d, 1, **small),
+        ISTN(d, 1, 2, structure_features=(4, 6), **small),
+        AtlasISTN((SIDE,) * d, 1, 2, structure_features=(4, 6), **small),
+    ]
+
+
+def roughened(network: torch.nn.Module, size: float) -> torch.nn.Module:
+    """The network with last layers large enough that it answers with a real deformation."""
+    for module in network.modules():
+        if isinstance(module, UNet):
+            torch.nn.init.normal_(module.last.weight, std=size)
+    return network
+
+
+def blob(centre: tuple[float, float], shape: tuple[int, int] = (SIDE, SIDE)) -> torch.Tensor:
+    """A smooth disc, (1, 1, *shape)."""
+    at = torch.tensor(centre).view(1, 2, 1, 1)
+    distance = (identity_grid(shape) - at).square().sum(1, keepdim=True).sqrt()
+    return torch.sigmoid(6.0 - distance)
+
+
+class TestPacking:
+    @pytest.mark.parametrize("shape", [(4, 6), (4, 6, 8)])
+    def test_it_comes_back(self, shape: tuple[int, ...]) -> None:
+        x = torch.arange(2 * 3 * math.prod(shape), dtype=torch.float32).view(2, 3, *shape)
+        packed = space_to_depth(x)
+        assert packed.shape == (2, 3 * 2 ** len(shape), *(n // 2 for n in shape))
+        assert torch.equal(depth_to_space(packed), x)
+
+    def test_a_cell_becomes_the_channels_of_its_place(self) -> None:
+        x = torch.arange(24.0).view(1, 1, 4, 6)
+        assert space_to_depth(x)[0, :, 1, 2].tolist() == x[0, 0, 2:4, 4:6].flatten().tolist()
+
+    def test_a_u_net_takes_any_size(self) -> None:
+        assert UNet(3, 2, 5, (4, 4, 4))(torch.randn(1, 2, 9, 7, 10)).shape == (1, 5, 9, 7, 10)
+
+
+class TestStart:
+    @pytest.mark.parametrize("d", [2, 3])
+    @pytest.mark.parametrize("which", range(6))
+    def test_an_untrained_network_is_the_identity(self, d: int, which: int) -> None:
+        fixed, moving = torch.randn(2, 2, 1, *(SIDE,) * d)
+        prediction = networks(d)[which](fixed, moving)
+        assert isinstance(prediction, Prediction)
+        assert prediction.displacement.shape == (2, d, *(SIDE,) * d)
+        assert prediction.displacement.abs().max() < 0.1
+
+    def test_labels_are_no_input(self) -> None:
+        """What registers an image pair is called with the two images and nothing else."""
+        for network in networks(2):
+            assert network.forward.__code__.co_varnames[:3] == ("self", "fixed", "moving")
+            assert network.forward.__code__.co_argcount == 3
+
+
+class TestDiffeomorphic:
+    def test_a_velocity_does_not_fold_where_the_same_displacement_does(self) -> None:
+        torch.manual_seed(0)
+        velocity = smooth(torch.randn(1, 2, SIDE // 2, SIDE // 2), 1.5)
+        velocity = velocity * (2.5 / velocity.abs().max())
+        shape = (SIDE, SIDE)
+        assert determinant(resize(velocity, shape, align="edges")).min() < 0
+        assert determinant(displacement(velocity, shape)).min() > 0
+
+    @pytest.mark.parametrize("which", [1, 3, 4])
+    def test_networks_answer_with_such_a_velocity(self, which: int) -> None:
+        network = roughened(networks(2)[which], 0.05)
+        with torch.no_grad():
+            prediction = network(torch.randn(2, 1, SIDE, SIDE), torch.randn(2, 1, SIDE, SIDE))
+        assert prediction.velocities[-1].abs().max() > 0.1
+        assert torch.equal(prediction.displacement, displacement(prediction.velocities[-1], (SIDE, SIDE)))
+
+    def test_the_opposite_velocity_is_the_inverse(self) -> None:
+        bump = smooth(blob((15.0, 17.0)), 3.0)
+        velocity = torch.cat([2.5 * bump, -2.0 * bump], 1)
+        there, back = displacement(velocity, (SIDE, SIDE)), displacement(-velocity, (SIDE, SIDE))
+        assert there.abs().max() > 1.0
+        assert compose(there, back)[:, :, 6:-6, 6:-6].abs().max() < 0.05
+
+    def test_a_pair_goes_through_the_atlas(self) -> None:
+        """An image registered to itself by way of the atlas stays where it is."""
+        network = roughened(networks(2)[5], 0.02)
+        network.atlas.copy_(torch.cat([blob((14.0, 14.0)), blob((20.0, 20.0))], 1))
+        image = smooth(torch.randn(1, 1, SIDE, SIDE), 3.0)
+        with torch.no_grad():
+            prediction = network(image, image)
+        moved = prediction.atlas["to_fixed"].square().mean()
+        assert moved > 0.01
+        # what is left is the interpolation of two rough fields
+        assert prediction.displacement[:, :, 4:-4, 4:-4].square().mean() < 0.02 * moved
+
+
+class TestAffine:
+    def test_a_rotation_turns_about_the_middle(self) -> None:
+        angle = torch.tensor(0.3)
+        turn = torch.tensor([[angle.cos(), -angle.sin()], [angle.sin(), angle.cos()]])
+        matrix = about_middle(turn[None] - torch.eye(2), torch.zeros(1, 2), (9, 13))
+        at = positions(None, matrix, (9, 13))
+        assert at[0, :, 4, 6].tolist() == pytest.approx([4.0, 6.0], abs=1e-5)
+        # one voxel along axis 0 from the middle lies at the first column of the rotation
+        assert at[0, :, 5, 6].tolist() == pytest.approx([4 + math.cos(0.3), 6 + math.sin(0.3)], abs=1e-5)
+
+    def test_a_shift_is_in_half_lengths(self) -> None:
+        matrix = about_middle(torch.zeros(1, 2, 2), torch.tensor([[0.5, -1.0]]), (9, 13))
+        assert (positions(None, matrix, (9, 13)) - identity_grid((9, 13)))[0, :, 3, 3].tolist() == [2.0, -6.0]
+
+    def test_its_displacement_is_its_matrix(self) -> None:
+        network = networks(2)[0]
+        torch.nn.init.normal_(network.head[-1].bias, std=0.1)
+        prediction = network(torch.randn(2, 1, 16, 20), torch.randn(2, 1, 16, 20))
+        at = positions(None, prediction.linear, (16, 20)) - identity_grid((16, 20))
+        assert torch.allclose(prediction.displacement, at, atol=1e-5)
+        assert prediction.displacement.abs().max() > 0.3
+
+
+class TestObjectives:
+    def test_overlap_is_one_minus_dice_for_whole_maps(self) -> None:
+        a = torch.zeros(1, 1, 8, 8)
+        b = torch.zeros(1, 1, 8, 8)
+        a[..., :4, :] = 1
+        b[..., 2:6, :] = 1
+        assert float(overlap_loss(a, b)) == pytest.approx(1 - 2 * 16 / (32 + 32))
+
+    @pytest.mark.parametrize("d", [2, 3])
+    def test_only_what_folds_is_punished(self, d: int) -> None:
+        ramp = identity_grid((6,) * d)
+        assert float(folding(0.5 * ramp)) == 0.0
+        mirrored = torch.zeros_like(ramp)
+        mirrored[:, 0] = -2 * ramp[:, 0]  # i -> -i along one axis: a determinant of -1
+        assert float(folding(mirrored)) == pytest.approx(1.1)
+
+    def test_a_slope_costs_its_square(self) -> None:
+        ramp = torch.zeros(1, 2, 5, 7)
+        ramp[:, 0] = 3.0 * torch.arange(5.0).view(5, 1)
+        assert float(diffusion(ramp)) == pytest.approx(9 / 2)  # one of two components, along one axis
+
+
+class TestAtlas:
+    def test_the_first_cases_make_it_and_later_ones_change_it(self) -> None:
+        network = networks(2)[5]
+        fixed, moving = torch.randn(2, 1, 1, SIDE, SIDE)
+        a = torch.cat([blob((14.0, 14.0)), torch.zeros(1, 1, SIDE, SIDE)], 1)
+        b = torch.cat([blob((18.0, 14.0)), torch.zeros(1, 1, SIDE, SIDE)], 1)
+        with torch.no_grad():
+            prediction = network(fixed, moving)
+        network.learn_atlas(prediction, a, b)
+        assert torch.allclose(network.atlas, (a + b) / 2, atol=0.02)
+        first = network.atlas.clone()
+        network.learn_atlas(prediction, a, a)
+        assert torch.allclose(network.atlas - first, 0.02 * (a - first), atol=0.002)
+
+
+class TestLearning:
+    @pytest.mark.parametrize("which", [1, 3])
+    def test_it_finds_a_shift(self, which: int) -> None:
+        """Discs 4 voxels apart: after a few steps on this pair alone the warped one lies on the fixed one."""
+        torch.manual_seed(0)
+        network = (VoxelMorph if which == 1 else Cascade)(2, 1, features=(8, 8, 8))
+        fixed, moving = blob((14.0, 16.0)), blob((18.0, 16.0))
+        assert overlap_loss(moving, fixed) > 0.2
+        optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
+        for _ in range(60):
+            prediction = network(fixed, moving)
+            loss = overlap_loss(warp(moving, prediction.displacement), fixed)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        u = network(fixed, moving).displacement.detach()
+        assert overlap_loss(warp(moving, u), fixed) < 0.02
+        # on the disc's rim; inside it nothing tells one voxel from another
+        assert u[0, 0, [8, 20], 16].tolist() == pytest.approx([4.0, 4.0], abs=0.7)
+
+    def test_labels_teach_both_parts_of_an_istn(self) -> None:
+        network = networks(2)[4]
+        fixed, moving = blob((14.0, 16.0)), blob((18.0, 16.0))
+        prediction = network(fixed, moving)
+        overlap_loss(warp(moving, prediction.displacement), fixed).backward()
+        for part in (network.structures, network.cascade):
+            assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in part.parameters())
