@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -23,7 +24,9 @@ from MLILib.registration.networks import (  # noqa: E402
     displacement,
     space_to_depth,
 )
-from MLILib.registration.objectives import diffusion, folding, overlap_loss  # noqa: E402
+from MLILib.registration.objectives import objective, overlap_loss  # noqa: E402
+from MLILib.registration.pairs import Batch  # noqa: E402
+from MLILib.registration.requests import TrainRegistrationRequest  # noqa: E402
 from MLILib.registration.sampling import identity_grid, positions, warp  # noqa: E402
 
 SIDE = 32
@@ -160,17 +163,21 @@ class TestObjectives:
         assert float(overlap_loss(a, b)) == pytest.approx(1 - 2 * 16 / (32 + 32))
 
     @pytest.mark.parametrize("d", [2, 3])
-    def test_only_what_folds_is_punished(self, d: int) -> None:
-        ramp = identity_grid((6,) * d)
-        assert float(folding(0.5 * ramp)) == 0.0
-        mirrored = torch.zeros_like(ramp)
-        mirrored[:, 0] = -2 * ramp[:, 0]  # i -> -i along one axis: a determinant of -1
-        assert float(folding(mirrored)) == pytest.approx(1.1)
-
-    def test_a_slope_costs_its_square(self) -> None:
-        ramp = torch.zeros(1, 2, 5, 7)
-        ramp[:, 0] = 3.0 * torch.arange(5.0).view(5, 1)
-        assert float(diffusion(ramp)) == pytest.approx(9 / 2)  # one of two components, along one axis
+    def test_each_part_has_its_weight(self, d: int) -> None:
+        """A ramp of slope 3 in one of d components costs 9 / d; beyond that only what is asked for is paid."""
+        image = torch.rand(1, 1, *(8,) * d)
+        labels = (image > 0.5).float()
+        ramp = torch.zeros(1, d, *(8,) * d)
+        ramp[:, 0] = 3.0 * identity_grid((8,) * d)[:, 0]
+        batch = Batch(image, image, labels, labels)
+        still = Prediction(torch.zeros_like(ramp), (ramp,))
+        request = TrainRegistrationRequest("d", "o", labels=True, similarity="none", smoothness=0.5, label_weight=2.0)
+        assert float(objective(still, batch, request)) == pytest.approx(0.5 * 9 / d, rel=1e-5)
+        away = Prediction(torch.zeros_like(ramp), (torch.zeros_like(ramp),))
+        batch = Batch(image, image, labels, 1 - labels)
+        assert float(objective(away, batch, request)) == pytest.approx(2.0)
+        alone = dataclasses.replace(request, labels=False, similarity="ssd")
+        assert float(objective(away, batch, alone)) == pytest.approx(0.0)
 
 
 class TestAtlas:

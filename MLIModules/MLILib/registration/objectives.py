@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from .networks import Prediction
 from .pairs import Batch
+from .regularisers import diffusion, jacobian_penalty
 from .requests import TrainRegistrationRequest
 from .sampling import warp
 from .similarity import loss as similarity_loss
@@ -25,8 +26,9 @@ def objective(prediction: Prediction, batch: Batch, request: TrainRegistrationRe
     if request.similarity != "none":
         total = total + similarity_loss(request.similarity, batch.fixed, warp(batch.moving, u)).mean()
     if prediction.velocities:
-        total = total + request.smoothness * diffusion(prediction.velocities[-1]).mean()
-        total = total + _FOLDING * folding(u).mean()
+        velocity = prediction.velocities[-1]
+        total = total + request.smoothness * diffusion(velocity).mean() / velocity.shape[1]
+        total = total + _FOLDING * jacobian_penalty(u, _LEAST_DETERMINANT).mean()
     if request.labels:
         total = total + request.label_weight * overlap_loss(warp(batch.moving_labels, u), batch.fixed_labels)
         if prediction.structures is not None:
@@ -68,30 +70,3 @@ def structure_loss(logits: Tensor, batch: Batch) -> Tensor:
     background = (1 - wanted.sum(1, keepdim=True)).clamp_min(0)
     entropy = functional.cross_entropy(logits, torch.cat([background, wanted], 1))
     return entropy + overlap_loss(logits.softmax(1)[:, 1:], wanted)
-
-
-def diffusion(field: Tensor) -> Tensor:
-    """Mean over voxels and components of the squared slope, summed over the axes, (N,)."""
-    axes = range(2, field.ndim)
-    return sum((field.diff(dim=axis).square().flatten(1).mean(1) for axis in axes), field.new_zeros(len(field)))
-
-
-def folding(u: Tensor) -> Tensor:
-    """Mean over voxels of how far the Jacobian determinant of i + u(i) falls below its least value, (N,)."""
-    d = u.ndim - 2
-    inner = (slice(None), slice(None), *(slice(0, -1),) * d)
-    steps = []
-    for axis in range(d):
-        one = [slice(None), slice(None), *(slice(0, -1),) * d]
-        one[2 + axis] = slice(1, None)
-        steps.append(u[tuple(one)] - u[inner])
-    # rows are components, columns axes
-    rows = [[steps[axis][:, k] + float(k == axis) for axis in range(d)] for k in range(d)]
-    if d == 2:
-        determinant = rows[0][0] * rows[1][1] - rows[0][1] * rows[1][0]
-    else:
-        a, b, c = rows
-        determinant = (
-            a[0] * (b[1] * c[2] - b[2] * c[1]) - a[1] * (b[0] * c[2] - b[2] * c[0]) + a[2] * (b[0] * c[1] - b[1] * c[0])
-        )
-    return (_LEAST_DETERMINANT - determinant).clamp_min(0).flatten(1).mean(1)
