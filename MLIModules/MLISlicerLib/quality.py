@@ -63,7 +63,7 @@ def table(quality: Mapping[str, Any], names: Mapping[int, str]) -> dict[str, lis
 def show_charts(result: Any, details: Mapping[str, Any], names: Mapping[int, str], previous: Mapping[str, Any]) -> None:
     """Put the similarity curve and the overlaps into tables and charts, and those into `result`."""
     told = result.transform.GetName()
-    curve = details.get("curve") or ()
+    curve = [point for point in details.get("curve") or () if point["value"] is not None]
     if curve:
         result.curve = node_or_new(previous.get("curve"), "vtkMRMLTableNode", _("{name} curve").format(name=told))
         nodes.fill_table(

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import SimpleITK as sitk
 import slicer
 from slicer.i18n import tr as _
@@ -65,7 +66,7 @@ class Inputs:
 
     @property
     def deformable(self) -> bool:
-        """Whether the result bends space: known from the stages beforehand."""
+        """Whether the result can bend space, and so is asked for as a displacement field."""
         return bool(self.settings.get("model")) or "deformable" in self.stages
 
     @property
@@ -77,9 +78,10 @@ class Inputs:
         return given or list(PRESETS[str(self.settings.get("preset", "deformable"))].stages)
 
     def moved_along(self) -> list[Any]:
-        """The nodes of the moving side, which go where the moving volume goes."""
+        """The nodes of the moving side, which go where the moving volume goes, unless the fixed side has them, too."""
         given = (self.moving, self.moving_segmentation, self.moving_points, self.moving_mask)
-        return [node for node in given if node is not None]
+        stay = (self.fixed, self.fixed_segmentation, self.fixed_points, self.fixed_mask)
+        return [node for node in given if node is not None and node not in stay]
 
 
 @dataclasses.dataclass
@@ -296,9 +298,11 @@ def _read_back(inputs: Inputs, details: Mapping[str, Any], files: Mapping[Path, 
     record = json.loads(Path(details["record"]).read_text(encoding="utf-8"))
     read = _Read(record_text(record, files))
     path = Path(details["transform"])
-    if inputs.deformable:
+    if details["kind"] == "deformable":
         read.field = yield from transforms.read_field(path, stage)
         yield from discard(path)
+    elif inputs.deformable:  # a learned model that turned out to be linear: the file is a field all the same
+        read.matrix = np.array(details["linear"])
     else:
         read.matrix = transforms.matrix_of_transform(sitk.ReadTransform(str(path)))
     for key in ("output", "jacobian"):
@@ -314,7 +318,7 @@ def _read_back(inputs: Inputs, details: Mapping[str, Any], files: Mapping[Path, 
 def _show(inputs: Inputs, details: dict[str, Any], read: _Read, names: Mapping[int, str]) -> Result:
     """Make the nodes: the one step that touches the scene."""
     moving, fixed = inputs.moving, inputs.fixed
-    kind = transforms.DEFORMABLE if inputs.deformable else transforms.LINEAR
+    kind = transforms.LINEAR if read.field is None else transforms.DEFORMABLE
     title = _("{moving} to {fixed}").format(moving=moving.GetName(), fixed=fixed.GetName())
     transform = node_or_new(inputs.transform, kind, title)
     previous = inputs.previous if transform is inputs.transform else {}  # the others describe another transform

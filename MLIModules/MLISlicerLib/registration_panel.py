@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import dataclasses
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -14,8 +15,8 @@ from slicer.i18n import tr as _
 
 from MLILib.errors import MLIError
 
-from . import curve_picture, overlay, registration_presets
-from .jobs import Status, Steps
+from . import curve_picture, display, overlay, registration_presets, transforms
+from .jobs import JobFolder, Status, Steps
 
 #: Milliseconds that each volume is shown while they flicker.
 _FLICKER = 500
@@ -52,6 +53,11 @@ class RegistrationPanel:
         self.ui.checkerboardButton.connect("clicked(bool)", self.onCheckerboardButton)
         self.ui.differenceButton.connect("clicked(bool)", self.onDifferenceButton)
         self.ui.histogramButton.connect("clicked(bool)", self.onHistogramButton)
+        self.ui.transformOtherButton.connect("clicked(bool)", self.onTransformOtherButton)
+        self.ui.invertButton.connect("clicked(bool)", self.onInvertButton)
+        self.ui.showCurveButton.connect("clicked(bool)", self.onShowCurveButton)
+        self.ui.showOverlapButton.connect("clicked(bool)", self.onShowOverlapButton)
+        self.ui.showRecordButton.connect("clicked(bool)", self.onShowRecordButton)
         self.ui.otherNodeSelector.connect("currentNodeChanged(vtkMRMLNode*)", self.onOtherNodeChanged)
 
     def cleanup(self) -> None:
@@ -154,8 +160,7 @@ class RegistrationPanel:
         question = _("You already have a preset called '{name}'. Replace it?").format(name=name)
         if known is not None and not slicer.util.confirmYesNoDisplay(question, self.moduleTitle()):
             return
-        current = self.presets.get(node.preset)
-        base = current.base if current is not None else "deformable"
+        base = registration_presets.base_of(node.preset)
         summary = _("Your settings, made from '{title}'.").format(title=self.presets[base].title)
         registration_presets.save(name, self.settingsOfPreset(), base, summary)
         self.refreshPresets(name)
@@ -188,7 +193,11 @@ class RegistrationPanel:
             self.showButtons()
 
     def onProgress(self, status: Status) -> None:
-        """Show where the job is, and the curve."""
+        """Show where the job is, at which resolution level, and the curve."""
+        last = status.curve[-1] if status.curve else None
+        if last is not None and last.stage.casefold() == status.stage.casefold():
+            stage = _("{stage}, resolution level {level}").format(stage=status.stage, level=last.level)
+            status = dataclasses.replace(status, stage=stage)
         super().onProgress(status)  # type: ignore[misc]
         if status.curve and status.curve != self._curve:
             self._curve = status.curve
@@ -242,8 +251,10 @@ class RegistrationPanel:
         self.ui.histogramLabel.visible = held is not None
         if held is None:
             return
-        read = qt.QPixmap()
-        read.loadFromData(qt.QByteArray(base64.b64decode(held.GetText())))
+        with JobFolder() as folder:
+            path = folder / "histogram.png"
+            path.write_bytes(base64.b64decode(held.GetText()))
+            read = qt.QPixmap(str(path))
         scaled = read.scaledToWidth(self.curveWidth() - 20)
         picture = qt.QPixmap(scaled.width(), scaled.height() + _TITLE)
         picture.fill(qt.QColor(0, 0, 0, 0))
@@ -262,6 +273,40 @@ class RegistrationPanel:
         ready = other is not None and node is not None and node.outputTransform is not None
         self.ui.transformOtherButton.enabled = ready
         self.ui.invertButton.enabled = ready
+
+    # -- other nodes, plots and record
+
+    def onTransformOtherButton(self, checked: bool = False) -> None:
+        """Take another node of the moving volume along."""
+        self.transformOther(self._parameterNode.outputTransform)
+
+    def onInvertButton(self, checked: bool = False) -> None:
+        """Bring a node of the fixed volume back onto the moving one; the inverse is made once."""
+        self.transformOther(self.logic.inverse(self._parameterNode.outputTransform))
+
+    def transformOther(self, transform: Any) -> None:
+        """Put the other node under a transform, and say so."""
+        other = self.ui.otherNodeSelector.currentNode()
+        with self.tellErrors():
+            transforms.put_under(other, transform)
+            text = _("'{name}' is now under '{transform}'.")
+            self.say(text.format(name=other.GetName(), transform=transform.GetName()))
+
+    def onShowCurveButton(self, checked: bool = False) -> None:
+        """Show what was optimised."""
+        display.show_plot(self._parameterNode.curveChart)
+
+    def onShowOverlapButton(self, checked: bool = False) -> None:
+        """Show Dice before and after."""
+        display.show_plot(self._parameterNode.overlapChart)
+
+    def onShowRecordButton(self, checked: bool = False) -> None:
+        """Show how the result was made."""
+        slicer.util.infoDisplay(
+            _("How this result was made, with the command that repeats it."),
+            windowTitle=self._parameterNode.record.GetName(),
+            detailedText=self._parameterNode.record.GetText(),
+        )
 
     # -- views
 

@@ -50,6 +50,12 @@ def known() -> dict[str, PanelPreset]:
     return found
 
 
+def base_of(name: str) -> str:
+    """The library's preset behind a chosen one: of the user's the one it was made from, else the default."""
+    found = known().get(name)
+    return found.base if found is not None else "deformable"
+
+
 def save(name: str, values: dict[str, Any], base: str, summary: str) -> None:
     """Keep a preset of the user's; one of the same name is replaced.
 

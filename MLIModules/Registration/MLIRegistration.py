@@ -32,9 +32,9 @@ if importlib.util.find_spec("MLISlicerLib") is None:
 
 from MLILib.files import sha256
 from MLILib.registration.presets import PRESETS
-from MLILib.registration.requests import DEFORMATIONS, STAGES, RegisterRequest
+from MLILib.registration.requests import DEFORMATIONS, SIMILARITIES, STAGES, RegisterRequest
 from MLILib.registration.similarity_words import WORDS
-from MLISlicerLib import display, install, jobs, registration, transforms
+from MLISlicerLib import install, jobs, quality, registration, registration_presets, transforms
 from MLISlicerLib.model_chooser import ModelChooser
 from MLISlicerLib.parameters import ChoiceConnector, NodeConnector, parameter, tooltip
 from MLISlicerLib.registration_panel import RegistrationPanel
@@ -148,7 +148,7 @@ class MLIRegistrationParameterNode:
     deformation: str = _DEFAULT.deformation
     regularisation: parameter(RegisterRequest, "regularisation", default=_DEFAULT.regularisation, minimum=0.0)
     iterations: parameter(RegisterRequest, "iterations", default=_DEFAULT.iterations, minimum=0)
-    resolution: parameter(RegisterRequest, "resolution", default=_DEFAULT.resolution, minimum=0.0)
+    resolution: parameter(RegisterRequest, "resolution", default=_DEFAULT.resolution)
     init: str = "geometry"
     initialTransform: vtkMRMLLinearTransformNode
     sampling: parameter(RegisterRequest, "sampling")
@@ -184,8 +184,9 @@ class MLIRegistrationWidget(RegistrationPanel, ModelChooser, MLIWidget):
         """Fill the choosers and connect the widgets."""
         self.setupModels([self.ui.modelComboBox])
         self.fillDevices(self.ui.deviceComboBox)
-        for words in WORDS.values():
-            self.ui.similarityComboBox.addItem(words.title, words.name)
+        for name in SIMILARITIES:
+            parts = [WORDS[part].title for part in name.split("+")]
+            self.ui.similarityComboBox.addItem(" + ".join(parts), name)
         self.ui.similarityComboBox.toolTip = _("What is compared between the two images.")
         titles = {
             "ffd": _("Control points (cubic B-splines)"),
@@ -205,11 +206,6 @@ class MLIRegistrationWidget(RegistrationPanel, ModelChooser, MLIWidget):
             self.ui.initComboBox.addItem(text, value)
         self.ui.initComboBox.toolTip = tooltip(RegisterRequest, "init")
         self.setupPanel()
-        self.ui.transformOtherButton.connect("clicked(bool)", self.onTransformOtherButton)
-        self.ui.invertButton.connect("clicked(bool)", self.onInvertButton)
-        self.ui.showCurveButton.connect("clicked(bool)", self.onShowCurveButton)
-        self.ui.showOverlapButton.connect("clicked(bool)", self.onShowOverlapButton)
-        self.ui.showRecordButton.connect("clicked(bool)", self.onShowRecordButton)
 
     def connectors(self):
         return {
@@ -288,43 +284,14 @@ class MLIRegistrationWidget(RegistrationPanel, ModelChooser, MLIWidget):
         deformable = node.stageDeformable or learned
         for name in ("deformationComboBox", "regularisationSpinBox", "iterationsSpinBox", "resolutionSpinBox"):
             getattr(self.ui, name).enabled = deformable
-        words = WORDS.get(node.similarity)
-        self.ui.relationLabel.text = words.relation if words is not None else ""
+        relations = [WORDS[part].relation for part in node.similarity.split("+") if part in WORDS]
+        self.ui.relationLabel.text = " ".join(relations)
         for name in ("initialTransformLabel", "initialTransformSelector"):
             getattr(self.ui, name).visible = node.init == "transform"
         self.ui.warpedSelector.enabled = node.warpedVolume
         self.ui.jacobianSelector.enabled = node.jacobianVolume
         self.showPreset()
         self.showStoredResult()
-
-    def onTransformOtherButton(self, checked=False) -> None:
-        """Take another node of the moving volume along."""
-        self.transformOther(self._parameterNode.outputTransform)
-
-    def onInvertButton(self, checked=False) -> None:
-        """Bring a node of the fixed volume back onto the moving one; the inverse is made once."""
-        self.transformOther(self.logic.inverse(self._parameterNode.outputTransform))
-
-    def transformOther(self, transform) -> None:
-        """Put the other node under a transform, and say so."""
-        other = self.ui.otherNodeSelector.currentNode()
-        with self.tellErrors():
-            transforms.put_under(other, transform)
-            text = _("'{name}' is now under '{transform}'.")
-            self.say(text.format(name=other.GetName(), transform=transform.GetName()))
-
-    def onShowCurveButton(self, checked=False) -> None:
-        display.show_plot(self._parameterNode.curveChart)
-
-    def onShowOverlapButton(self, checked=False) -> None:
-        display.show_plot(self._parameterNode.overlapChart)
-
-    def onShowRecordButton(self, checked=False) -> None:
-        slicer.util.infoDisplay(
-            _("How this result was made, with the command that repeats it."),
-            windowTitle=self._parameterNode.record.GetName(),
-            detailedText=self._parameterNode.record.GetText(),
-        )
 
 
 #
@@ -372,8 +339,6 @@ class MLIRegistrationLogic(ScriptedLoadableModuleLogic):
 
     def settings(self, parameterNode) -> dict:
         """The task's settings that a parameter set asks for."""
-        from MLISlicerLib import registration_presets
-
         node = parameterNode
         names = (
             "similarity",
@@ -420,8 +385,6 @@ class MLIRegistrationLogic(ScriptedLoadableModuleLogic):
 
     def remember(self, parameterNode, result) -> None:
         """Put the nodes of a result into the parameter set."""
-        from MLISlicerLib import quality
-
         for name, place in self.RESULTS.items():
             node = getattr(result, name)
             if node is not None or name not in ("warped", "jacobian"):

@@ -10,7 +10,7 @@ import pytest
 from processes import alive
 
 from MLILib.errors import BadInput, Cancelled, MLIError, WorkerFailed
-from MLISlicerLib.jobs import Call, JobFolder, JobRunner, Status
+from MLISlicerLib.jobs import Call, JobFolder, JobRunner, Point, Status
 from MLISlicerLib.process import WorkerProcess, start_worker
 
 FAKE = str(Path(__file__).with_name("fake_worker.py"))
@@ -72,6 +72,15 @@ class TestCalls:
         assert Status("Echoing", 0.5, 1.5) in seen
         assert seen[-1] == Status("Echoing", 0.5, 1.5, "half way")
         assert seen.index(Status("Echoing", 0.0)) < seen.index(Status("Echoing", 0.5, 1.5))
+
+    def test_a_curve_is_relayed_whole_over_all_stages(self, runner, tmp_path):
+        files = {"fixed": str(tmp_path / "fixed.nrrd"), "transform": str(tmp_path / "result.tfm")}
+        (tmp_path / "fixed.nrrd").write_bytes(b"NRRD0005\ntype: uint8\nsizes: 1 1 1\n\n\0")
+        seen = []
+        runner.run(call("register", **files, seed=0), progress=seen.append)
+        curve = seen[-1].curve
+        assert [(p.level, p.iteration) for p in curve] == [(level, i) for level in (1, 2) for i in range(10)]
+        assert curve[0] == Point("Rigid", 1, 0, 1.0)
 
     def test_the_worker_is_kept_for_the_next_job(self, runner):
         first, second = (runner.run(call("echo"))["pid"] for _ in range(2))

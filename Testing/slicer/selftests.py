@@ -1,0 +1,48 @@
+"""Runs a self-test of a module's file in a process of its own, as Slicer does with --no-main-window."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+_SCRIPT = """
+import sys, unittest
+sys.path[:0] = [{modules!r}, {testing!r}]
+import slicer_standin
+slicer_standin.install(main_window=False)
+import slicer
+assert slicer.app.layoutManager() is None
+_, widget = slicer_standin.load_module({module!r})
+result = unittest.TestResult()
+getattr(sys.modules[{name!r}], {name!r} + "Test")({test!r}).run(result)
+slicer_standin.check_slots()
+for _, report in result.failures + result.errors:
+    print(report)
+print("skipped: " + result.skipped[0][1] if result.skipped else "ran")
+from MLISlicerLib import jobs
+jobs.shared_runner().close()
+sys.exit(0 if result.wasSuccessful() else 1)
+"""
+
+
+def tell(result):
+    """Fail or skip as the self-test did."""
+    for _, report in result.failures + result.errors:
+        pytest.fail(report)
+    if result.skipped:
+        pytest.skip(result.skipped[0][1])
+
+
+def without_a_main_window(module, test):
+    """Run one test of the module's test class without a main window; skips as it does."""
+    modules, testing = str(ROOT / "MLIModules"), str(ROOT / "Testing")
+    code = _SCRIPT.format(modules=modules, testing=testing, module=str(module), name=module.stem, test=test)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    last = done.stdout.strip().splitlines()[-1]
+    if last.startswith("skipped: "):
+        pytest.skip(last.removeprefix("skipped: "))
+    assert last == "ran"
