@@ -70,7 +70,7 @@ def data_folder() -> Path:
     return Path(os.environ.get("MLI_DATA", default)) / "hippocampus"
 
 
-def test_pairs(model: str = MODEL) -> list[tuple[Case, Case]]:
+def kept_pairs(model: str = MODEL) -> list[tuple[Case, Case]]:
     """Pairs (fixed, moving) of the cases kept aside when `model` was trained, from its docs."""
     with open(bundles.find(model).folder / "docs" / "test_pairs.csv", encoding="utf-8") as stream:
         names = list(dict.fromkeys((row["fixed"], row["moving"]) for row in csv.DictReader(stream)))
@@ -138,7 +138,7 @@ def main() -> None:
     parser.add_argument("out", nargs="?", type=Path, help="JSON file for the figures")
     parser.add_argument("--model", default=MODEL, help="name or folder of a registration bundle")
     given = parser.parse_args()
-    result = measure(test_pairs(given.model)[: given.pairs or None], methods(given.model))
+    result = measure(kept_pairs(given.model)[: given.pairs or None], methods(given.model))
     print(table(result))
     if given.out:
         given.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

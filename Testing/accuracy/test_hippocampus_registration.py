@@ -19,7 +19,7 @@ def result() -> dict[str, Any]:
     if not hippocampus_registration.data_folder().is_dir():
         pytest.skip("the hippocampus data are not here: set MLI_DATA to the data folder")
     measured = hippocampus_registration.measure(
-        hippocampus_registration.test_pairs(), hippocampus_registration.methods()
+        hippocampus_registration.kept_pairs(), hippocampus_registration.methods()
     )
     print(f"\n{hippocampus_registration.table(measured)}")
     return measured
