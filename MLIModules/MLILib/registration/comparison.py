@@ -113,7 +113,7 @@ def compare(
         if inside is not None:
             mask &= inside
         if moving_mask is not None:
-            mask &= sitk.GetArrayViewFromImage(resample_labels(moving_mask, grid, through)) != 0
+            mask &= sitk.GetArrayFromImage(resample_labels(moving_mask, grid, through)) != 0
         images.append(image)
         masks.append(mask)
     array = sitk.GetArrayFromImage(fixed).astype(np.float32)

@@ -37,9 +37,12 @@ _FEWEST = 500
 class Relation:
     """How the intensities of two images are related where both show tissue.
 
+    Each image's intensities are scaled to its range first, as registration does, so that units do not matter.
+
     Attributes:
         offset: ((mean difference)^2 + (difference of the standard deviations)^2) / (product of the standard
-            deviations): how much of the squared difference is a difference of scale, which no transform can remove.
+            deviations): how much of the squared difference is one of brightness and contrast, which no transform can
+            remove.
         linear: squared correlation coefficient, the share of the variance that a straight line explains.
         functional: correlation ratio (Roche et al. 1998), the share that any function explains; the larger of the two
             directions.
@@ -55,9 +58,11 @@ class Relation:
         """Why the images are unfit for this similarity, a clause, "" where nothing speaks against it.
 
         Args:
-            similarity: "ssd", "sad" (identical intensities), "cc" (a straight line); others are never unfit.
+            similarity: "ssd", "sad" (identical intensities), "cc" (a straight line), or a sum such as "ssd+lncc" that
+                holds one of them; others are never unfit.
         """
-        if similarity not in ("ssd", "sad", "cc"):
+        parts = set(similarity.split("+"))
+        if not parts & {"ssd", "sad", "cc"}:
             return ""
         if self.functional - self.linear > 0.15:
             return (
@@ -66,8 +71,8 @@ class Relation:
             )
         if self.sign < 0 and self.linear > 0.04:
             return "what is bright in one image is dark in the other"
-        if similarity != "cc" and self.offset > 0.5:
-            return "the intensities of the two images differ in scale"
+        if parts & {"ssd", "sad"} and self.offset > 0.5:
+            return "one tissue has different intensities in them, even when each image is scaled to its range"
         return ""
 
 
@@ -77,15 +82,18 @@ def relation(comparison: Comparison) -> Relation | None:
     Voxels that are background (the lowest fiftieth of the intensity range) in one of the images are left out: large
     black surroundings make any two images look alike.
     """
+    if not comparison.after_mask.any():
+        return None
     tissue = comparison.after_mask.copy()
+    scaled = []
     for array in (comparison.fixed, comparison.after):
-        if not tissue.any():
-            return None
-        low, high = np.percentile(array[comparison.after_mask], (0, 99))
-        tissue &= array > low + 0.02 * (high - low)
+        lowest, high = np.percentile(array[comparison.after_mask], (0, 99))
+        tissue &= array > lowest + 0.02 * (high - lowest)
+        low, high = np.percentile(array[~np.isnan(array)], (0.5, 99.5))
+        scaled.append(((array - low) / max(high - low, 1e-12)).clip(0, 1))
     if tissue.sum() < _FEWEST:
         return None
-    ours, theirs = comparison.fixed[tissue].astype(np.float64), comparison.after[tissue].astype(np.float64)
+    ours, theirs = (array[tissue].astype(np.float64) for array in scaled)
     spread = float(ours.std() * theirs.std())
     if spread == 0:
         return None
@@ -140,10 +148,7 @@ def sentences(quality: Mapping[str, Any], spacing: tuple[float, ...], unfit: str
     """
     found = [*_overlap(quality), *_similarity(quality, similarity), *_linear(quality["linear"])]
     if unfit:
-        found.append(
-            f"The similarity {similarity} may be unfit for these images: {unfit}. "
-            f"Use {'lncc, nmi or mind' if similarity == 'cc' else 'cc, lncc, nmi or mind'}."
-        )
+        found.append(f"The similarity {similarity} may be unfit for these images: {unfit}. Use lncc, nmi or mind.")
     found += _jacobian(quality["jacobian"])
     inverse = quality["inverse_consistency"]
     if inverse and inverse["mean"] > INVERSE_VOXELS * min(spacing):
@@ -183,8 +188,9 @@ def _similarity(quality: Mapping[str, Any], similarity: str) -> list[str]:
         change = (after[name] - before[name]) * (1 if lower else -1)
         if change > WORSE * max(abs(before[name]), 1e-12):
             lost.append(f"{name} from {before[name]:.4g} to {after[name]:.4g}")
-    named = [text for text in lost if text.split()[0] == similarity]
-    if named:
+    parts = similarity.split("+")
+    named = [text for text in lost if text.split()[0] in parts]
+    if len(named) == len(parts):
         return [f"The images are less alike after registration: {', '.join(named)}."]
     if lost and len(lost) == len(worse):
         return [f"The images are less alike after registration by every measure: {', '.join(lost)}."]
@@ -210,7 +216,7 @@ def _linear(linear: Mapping[str, Any]) -> list[str]:
 
 def _jacobian(jacobian: Mapping[str, Any]) -> list[str]:
     found = []
-    if jacobian["folded"] > FOLDED:
+    if (jacobian["folded"] or 0) > FOLDED:
         found.append(
             f"The deformation folds: {jacobian['folded']:.2%} of the voxels have a Jacobian determinant of 0 or less. "
             "Raise the regularisation."

@@ -131,7 +131,7 @@ def on_one_grid(prediction: LabelFile, reference: LabelFile) -> tuple[LabelFile,
         Both label maps, and a sentence for the reader when one was extended, else "".
     """
     if prediction.grid.dimension != reference.grid.dimension:
-        prediction, reference = _picture(prediction), _picture(reference)
+        prediction, reference = picture(prediction), picture(reference)
     ours, theirs = prediction.grid, reference.grid
     if not (prediction.segments or reference.segments) or ours.dimension != theirs.dimension:
         return prediction, reference, ""
@@ -155,7 +155,7 @@ def on_one_grid(prediction: LabelFile, reference: LabelFile) -> tuple[LabelFile,
     return _padded(prediction, whole, start), _padded(reference, whole, -low), note
 
 
-def _picture(file: LabelFile) -> LabelFile:
+def picture(file: LabelFile) -> LabelFile:
     """A volume with one slice as the 2-D image that it is; anything else unchanged."""
     if file.grid.dimension != 3 or file.grid.size[2] != 1:
         return file
