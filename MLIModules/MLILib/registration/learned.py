@@ -25,8 +25,7 @@ from ..geometry import Grid, to_zyx
 from .atlas_istn import AtlasISTN
 from .fields import carry
 from .networks import Prediction
-from .placement import centred, network_grid, normalised, placed, snapped
-from .registration_bundle import MULTIPLE
+from .placement import MULTIPLE, centred, network_grid, normalised, placed, snapped
 from .sampling import index_matrix, linear_of_index_matrix
 
 #: Networks kept between requests.

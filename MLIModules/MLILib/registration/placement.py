@@ -16,6 +16,8 @@ from torch import Tensor
 from ..geometry import Grid
 from .sampling import index_matrix, valid_mask, warp
 
+#: Sides of the canvas are multiples of it, for the coarsest level of a cascade and of its networks.
+MULTIPLE = 16
 #: Voxels. Centre on centre often ends half way between two voxels; this much decides it the same way however the images
 #: are stored.
 _TIE = 1e-4

@@ -34,11 +34,9 @@ from ..segmentation.bundle_writer import (
 from ..segmentation.dataset import Case, Dataset, Split
 from .conversion import to_sitk
 from .jacobian import of_transform
+from .learned import predict
 from .placement import centred
 from .requests import TrainRegistrationRequest
-
-#: Sides of the canvas are multiples of it, for the coarsest level of a cascade and of its networks.
-MULTIPLE = 16
 
 _MEASURED = ("dice", "hausdorff95")
 _CLASSES = {
@@ -218,8 +216,6 @@ def measure(folder: Path, description: Description, progress: Progress) -> list[
     Returns:
         Rows of fixed, moving and label with Dice and HD95 before and after, the share of folded voxels, and seconds.
     """
-    from .learned import predict  # reads this module's MULTIPLE
-
     test = description.split.test
     names = {i + 1: name for i, name in enumerate(description.dataset.labels)}
     if test:

@@ -30,6 +30,7 @@ from .atlas_istn import AtlasISTN
 from .istn import ISTN
 from .objectives import objective, structure_loss
 from .pairs import Batch, Sampler, Subject, canvas, one_hot, read_subject
+from .placement import MULTIPLE
 from .requests import TrainRegistrationRequest
 from .sampling import warp
 
@@ -105,7 +106,7 @@ class Trainer:
         self.split = split
         self.device = device
         self.spacing = fingerprint(split.training).spacing
-        self.size = canvas([*split.training, *split.validation], self.spacing, registration_bundle.MULTIPLE)
+        self.size = canvas([*split.training, *split.validation], self.spacing, MULTIPLE)
         self.plan = registration_bundle.network_definition(
             request.network, len(dataset.channels), len(dataset.labels), self.size
         )
