@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.ndimage
 import SimpleITK as sitk
 import torch
 from grids import place, random_image
@@ -153,6 +154,18 @@ class TestWarp:
             sampling.warp(image, torch.zeros(1, 3, 4, 4, 4))
         with pytest.raises(ValueError, match="does not fit"):
             sampling.warp(image, torch.zeros(1, 2, 4, 4), shape=(5, 5))
+
+
+class TestSample:
+    @pytest.mark.parametrize("shape", [(6, 7), (5, 6, 7)])
+    def test_is_scipys_linear_interpolation(self, shape: tuple[int, ...]) -> None:
+        rng = np.random.default_rng(0)
+        image = rng.normal(size=(2, *shape))
+        where = rng.uniform(-1, np.array(shape), (40, len(shape))).T
+        ours = sampling.sample(torch.from_numpy(image)[None], torch.from_numpy(where)[None])
+        expected = [scipy.ndimage.map_coordinates(channel, where, order=1, mode="nearest") for channel in image]
+        assert ours.shape == (1, 2, 40)
+        assert np.allclose(ours[0].numpy(), expected, atol=1e-12)
 
 
 class TestIndexMatrix:

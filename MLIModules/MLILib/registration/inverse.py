@@ -17,7 +17,7 @@ from torch import Tensor
 from ..geometry import Grid
 from .conversion import linear_to_sitk, middle, to_lps_mm
 from .fields import compose, exponential
-from .sampling import valid_mask, warp
+from .sampling import identity_grid, sample, valid_mask
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,8 +40,9 @@ class InverseField:
 def invert(u: Tensor, iterations: int = 50, tolerance: float = 0.01, start: Tensor | None = None) -> InverseField:
     """The displacement that undoes u, by fixed-point iteration: v <- -u(j + v) (Chen et al., Medical Physics 2008).
 
-    The plain iteration converges where u changes by less than a voxel from voxel to voxel. Where the residual stops
-    falling, the steps are shortened (v moves by a part of the way only), which also inverts stretching by more than 2.
+    The plain iteration converges where u changes by less than a voxel from voxel to voxel. Each voxel goes its own way:
+    where its residual does not fall enough it takes shorter steps (v moves by a part of the way only), which also
+    inverts stretching by more than 2, and once its residual is small it rests, so that late iterations are cheap.
     Where u folds, several voxels go to one place and v leads back to one of them: the residual may be small there, and
     :func:`residual_mm` large. Beyond its border u goes on with its outermost values.
 
@@ -54,28 +55,38 @@ def invert(u: Tensor, iterations: int = 50, tolerance: float = 0.01, start: Tens
     Returns:
         The best found, with its residual.
     """
-    step = torch.ones(len(u), *[1] * (u.ndim - 1), dtype=u.dtype, device=u.device)
-    v = torch.zeros_like(u) if start is None else start
-    off, mean, worst = _residual(u, v)
+    places = identity_grid(u.shape[2:], dtype=u.dtype, device=u.device).flatten(2)[0]
+    found = [
+        _invert_one(field[None], places, None if start is None else start[n].flatten(1), iterations, tolerance)
+        for n, field in enumerate(u)
+    ]
+    residual = torch.stack([worst for _, worst, _ in found])
+    displacement = torch.stack([v for v, _, _ in found]).view(u.shape)
+    return InverseField(displacement, residual, max(n for _, _, n in found), bool((residual <= tolerance).all()))
+
+
+def _invert_one(
+    u: Tensor, places: Tensor, start: Tensor | None, iterations: int, tolerance: float
+) -> tuple[Tensor, Tensor, int]:
+    """The inverse (d, voxels) of one displacement, its largest residual, and the iterations it took."""
+    v = torch.zeros_like(places) if start is None else start.clone()
+    off = v + sample(u, (places + v)[None])[0]
+    length = torch.linalg.vector_norm(off, dim=0)
+    at = torch.nonzero(length > tolerance)[:, 0]  # the voxels still on their way
+    there, now, off, left = places[:, at], v[:, at], off[:, at], length[at]
+    step = torch.ones_like(left)
     done = 0
-    while done < iterations and bool((worst > tolerance).any()):
-        tried = v - step * off
-        new_off, new_mean, new_worst = _residual(u, tried)
-        better = new_mean < mean
-        chosen = better.view(step.shape)
-        v, off = torch.where(chosen, tried, v), torch.where(chosen, new_off, off)
-        # little gain: the iteration swings to and fro in some places
-        step = torch.where((new_mean < 0.9 * mean).view(step.shape), step, (0.7 * step).clamp_min(0.05))
-        mean, worst = torch.where(better, new_mean, mean), torch.where(better, new_worst, worst)
+    while done < iterations and len(at):
+        now = now - step * off
+        off = now + sample(u, (there + now)[None])[0]
+        before, left = left, torch.linalg.vector_norm(off, dim=0)
+        step = torch.where(left < 0.7 * before, step, (0.7 * step).clamp_min(0.1))
         done += 1
-    return InverseField(v, worst, done, bool((worst <= tolerance).all()))
-
-
-def _residual(u: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """v(j) + u(j + v(j)), and of its length the mean and the maximum, (N,) each."""
-    off = v + warp(u, v)
-    length = torch.linalg.vector_norm(off, dim=1).flatten(1)
-    return off, length.mean(1), length.amax(1)
+        better = left < length[at]  # a step that makes it worse is taken, for it may lead out of a fold, but not kept
+        v[:, at[better]], length[at[better]] = now[:, better], left[better]
+        keep = left > tolerance
+        at, there, now, off, left, step = at[keep], there[:, keep], now[:, keep], off[:, keep], left[keep], step[keep]
+    return v, length.max(), done
 
 
 @dataclasses.dataclass(frozen=True)

@@ -126,30 +126,49 @@ def warp(
         moving = moving.to(torch.float64 if kind in (torch.int32, torch.int64) else torch.float32)
     elif kind in (torch.float16, torch.bfloat16):
         moving = moving.float()
-    d = moving.ndim - 2
     sizes = moving.shape[2:]
     if u is not None:
         u = u.to(moving.dtype)
     else:
         shape = sizes if shape is None else shape
     grid = _displaced(u, shape, moving.dtype, moving.device)
-    if grid.shape[1] != d:
-        msg = f"a {grid.shape[1]}-D displacement or shape cannot warp a {d}-D image"
+    if grid.shape[1] != len(sizes):
+        msg = f"a {grid.shape[1]}-D displacement or shape cannot warp a {len(sizes)}-D image"
         raise ValueError(msg)
-    # Torch wants coordinates -1 ... 1; that scaling is folded into the matrix, in double precision.
-    to_unit = torch.eye(d + 1, dtype=torch.float64, device=moving.device)
-    for axis, n in enumerate(sizes):
-        to_unit[axis, axis] = 2.0 / max(n - 1, 1)
-        to_unit[axis, d] = -1.0
-    unit = _mapped(grid, to_unit[None] if M is None else to_unit @ M.to(moving.device, torch.float64))
-    n = max(len(moving), len(unit))
-    # Torch's grid holds (x, y, z). Turning the axes of the image round, a view, spares turning those of the grid.
-    turned = moving.permute(0, 1, *range(d + 1, 1, -1)).expand(n, *[-1] * (d + 1))
-    where = unit.movedim(1, -1).expand(n, *[-1] * (d + 1))
-    out = functional.grid_sample(turned, where, mode=MODES[mode], padding_mode=padding, align_corners=True)
+    out = _sampled(moving, grid, M, mode, padding)
     if padding == "zeros" and 1 in sizes:  # torch finds every position on an axis of one voxel inside
         out = out * valid_mask(sizes, u, M, shape).to(out)
     return out if out.dtype == kind else (out.round() if not kind.is_floating_point else out).to(kind)
+
+
+def sample(image: Tensor, where: Tensor) -> Tensor:
+    """Linear interpolation at any points; beyond the border the outermost voxels go on. Differentiable.
+
+    Args:
+        image: (N or 1, C, *shape), floating point.
+        where: tensor indices, (N or 1, d, points).
+
+    Returns:
+        (N, C, points).
+    """
+    d = image.ndim - 2
+    return _sampled(image, where.view(*where.shape, *[1] * (d - 1)), None, "linear", "border").flatten(2)
+
+
+def _sampled(image: Tensor, grid: Tensor, M: Tensor | None, mode: str, padding: str) -> Tensor:
+    """The image (N or 1, C, *shape) at M grid, whose channels are tensor indices: (N or 1, d, ...) with d more axes."""
+    d = image.ndim - 2
+    # Torch wants coordinates -1 ... 1; that scaling is folded into the matrix, in double precision.
+    to_unit = torch.eye(d + 1, dtype=torch.float64, device=image.device)
+    for axis, n in enumerate(image.shape[2:]):
+        to_unit[axis, axis] = 2.0 / max(n - 1, 1)
+        to_unit[axis, d] = -1.0
+    unit = _mapped(grid, to_unit[None] if M is None else to_unit @ M.to(image.device, torch.float64))
+    n = max(len(image), len(unit))
+    # Torch's grid holds (x, y, z). Turning the axes of the image round, a view, spares turning those of the grid.
+    turned = image.permute(0, 1, *range(d + 1, 1, -1)).expand(n, *[-1] * (d + 1))
+    where = unit.movedim(1, -1).expand(n, *[-1] * (d + 1))
+    return functional.grid_sample(turned, where, mode=MODES[mode], padding_mode=padding, align_corners=True)
 
 
 def valid_mask(
