@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from .errors import BadInput
 from .progress import Progress
+from .registration.requests import RegisterRequest, TrainRegistrationRequest
 from .segmentation.requests import EvaluateRequest, SegmentRequest, TrainSegmentationRequest
 from .settings import Request, device_setting, setting
 
@@ -83,6 +84,8 @@ REQUESTS: tuple[type[Request], ...] = (
     SegmentRequest,
     TrainSegmentationRequest,
     EvaluateRequest,
+    RegisterRequest,
+    TrainRegistrationRequest,
     ModelsListRequest,
     ModelsInfoRequest,
     ModelsImportRequest,

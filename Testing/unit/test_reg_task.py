@@ -15,7 +15,7 @@ from MLILib.geometry import Grid, from_array, same_grid
 from MLILib.labels import Label
 from MLILib.progress import Progress
 from MLILib.registration import conversion, task
-from MLILib.registration.register import Registration
+from MLILib.registration.pairwise import Registration
 from MLILib.registration.requests import RegisterRequest
 from MLILib.segmentation import label_files, seg_nrrd
 

@@ -13,34 +13,46 @@ class Preset:
         title: for a reader.
         summary: what it is for, a sentence.
         stages: degrees of freedom in turn.
-        similarity: what is maximised.
+        similarity: what the deformable stage maximises.
+        linear_similarity: what the linear stages maximise.
         deformation: the deformable transform.
         regularisation: weight of the deformation's smoothness.
         iterations: most iterations on each level of the deformable stage.
-        resolution: voxel edge of the finest level of the deformable stage, mm; 0 is the fixed image's own.
+        resolution: voxel edge of the finest level of the deformable stage, mm; 0 is the fixed image's own, -1 as fine
+            as a million voxels allow.
+        global_search: whether the deformable stage begins with a search among large displacements.
     """
 
     title: str
     summary: str
     stages: tuple[str, ...]
     similarity: str
+    linear_similarity: str
     deformation: str = "svf"
     regularisation: float = 1.0
-    iterations: int = 50
-    resolution: float = 0.0
+    iterations: int = 40
+    resolution: float = -1.0
+    global_search: bool = False
 
 
 PRESETS: dict[str, Preset] = {
-    "rigid": Preset("Rigid, same modality", "One patient, two images of one kind.", ("rigid",), "lncc"),
+    "rigid": Preset("Rigid, same modality", "One patient, two images of one kind.", ("rigid",), "cc", "cc"),
     "rigid-multimodal": Preset(
-        "Rigid, different modalities", "One patient, two kinds of image, as T1 and T2, or CT and MR.", ("rigid",), "nmi"
+        "Rigid, different modalities",
+        "One patient, two kinds of image, as T1 and T2, or CT and MR.",
+        ("rigid",), "nmi", "nmi",
     ),
-    "affine": Preset("Affine", "Two patients, coarsely: position, size and shear.", ("rigid", "affine"), "nmi"),
+    "affine": Preset("Affine", "Two patients, coarsely: position, size and shear.", ("rigid", "affine"), "nmi", "nmi"),
     "deformable": Preset(
-        "Deformable", "Two patients, or one at two times: brains and small structures.",
-        ("rigid", "affine", "deformable"), "mind",
+        "Deformable", "Two patients, or one at two times, of one modality: brains and small structures.",
+        ("affine", "deformable"), "ssd+lncc", "mind",
+    ),
+    "deformable-multimodal": Preset(
+        "Deformable, different modalities", "Two patients or times, and two kinds of image.",
+        ("affine", "deformable"), "mind", "nmi",
     ),
     "lung-ct": Preset(
-        "Lung CT", "One chest in two states of breathing, or at two times.", ("affine", "deformable"), "mind"
+        "Lung CT", "One chest in two states of breathing, or at two times.",
+        ("affine", "deformable"), "mind", "nmi", global_search=True,
     ),
 }  # fmt: skip

@@ -41,7 +41,7 @@ Floats = npt.NDArray[np.float64]
 
 
 class Registration(Protocol):
-    """What is assessed; :class:`MLILib.registration.register.Registration` is one."""
+    """What is assessed; :class:`MLILib.registration.pairwise.Registration` is one."""
 
     @property
     def transform(self) -> sitk.Transform:

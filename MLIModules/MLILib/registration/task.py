@@ -32,8 +32,8 @@ from ..segmentation.label_files import LabelFile
 from . import landmarks, quality, summary
 from .comparison import compare, require_same_dimension, resample, resample_labels
 from .conversion import require_transform_suffix, write_transform
+from .pairwise import Registration, register
 from .presets import PRESETS
-from .register import Registration, register
 from .requests import RegisterRequest
 
 
