@@ -13,7 +13,7 @@ from .jobs import Point
 #: Colours of the stages in turn.
 _COLORS = ("#3878b8", "#d9822b", "#4c9f5b", "#8e5ea2")
 _PAPER, _FRAME, _WORDS = "#ffffff", "#c8c8c8", "#505050"
-_MARGIN, _LINE = 6, 14
+_MARGIN, _LINE, _COLUMN = 6, 14, 84
 
 
 def draw(points: Sequence[Point], width: int, height: int) -> Any:
@@ -34,17 +34,16 @@ def draw(points: Sequence[Point], width: int, height: int) -> Any:
     stages = list(dict.fromkeys(p.stage for p in points))
     top, bottom = _MARGIN + _LINE, height - _MARGIN
     total = sum(max(1, len(level)) for level in levels)
-    x, shown = float(_MARGIN), ""
+    for index, stage in enumerate(stages):
+        painter.setPen(qt.QColor(_COLORS[index % len(_COLORS)]))
+        painter.drawText(_MARGIN + 2 + index * _COLUMN, top - 3, stage)
+    x = float(_MARGIN)
     for level in levels:
         share = (width - 2 * _MARGIN) * max(1, len(level)) / max(1, total)
         color = qt.QColor(_COLORS[stages.index(level[0].stage) % len(_COLORS)])
         if x > _MARGIN:
             painter.setPen(qt.QColor(_FRAME))
             painter.drawLine(round(x), top, round(x), bottom)
-        if level[0].stage != shown:
-            shown = level[0].stage
-            painter.setPen(color)
-            painter.drawText(round(x) + 3, top - 3, shown)
         _draw_level(painter, level, (x, share), (top + 3, bottom), color)
         x += share
     if points:

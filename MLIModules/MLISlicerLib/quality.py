@@ -43,19 +43,14 @@ def table(quality: Mapping[str, Any], names: Mapping[int, str]) -> dict[str, lis
         title = key if words is None else f"{words.title} {_UP if words.higher_is_better else _DOWN}"
         rows.append((title, _number(before.get(key)), _number(after)))
     jacobian = quality.get("jacobian") or {}
-    for key, title, factor, unit in (
-        ("folded", _("Folded voxels"), 100.0, " %"),
-        ("min", _("Jacobian, smallest"), 1.0, ""),
-        ("max", _("Jacobian, largest"), 1.0, ""),
-        ("sd_log", _("SD of log Jacobian"), 1.0, ""),
-        ("sd_log_learn2reg", _("SD of log Jacobian, Learn2Reg's"), 1.0, ""),
-    ):
-        if jacobian.get(key) is not None:
-            rows.append((title, "", f"{_number(factor * jacobian[key])}{unit}"))
-    consistency = quality.get("inverse_consistency") or {}
-    for key, title in (("mean", _("Inverse misses by, mean (mm)")), ("max", _("Inverse misses by, largest (mm)"))):
-        if consistency.get(key) is not None:
-            rows.append((title, "", _number(consistency[key])))
+    if jacobian:
+        rows.append((_("Folded voxels"), "", f"{_number(100 * jacobian['folded'])} %"))
+        rows.append((_("Jacobian, smallest and largest"), "", _range(jacobian["min"], jacobian["max"])))
+        rows.append((_("SD of log Jacobian"), "", _number(jacobian["sd_log"])))
+        rows.append((_("SD of log Jacobian, Learn2Reg's"), "", _number(jacobian["sd_log_learn2reg"])))
+    missed = quality.get("inverse_consistency") or {}
+    if missed:
+        rows.append((_("Inverse misses by, mean to largest (mm)"), "", _range(missed["mean"], missed["max"])))
     columns = list(zip(*rows, strict=True)) or [(), (), ()]
     return dict(zip((_("Measure"), _("Before"), _("After")), map(list, columns), strict=True))
 
@@ -139,6 +134,10 @@ def _values(value: Any) -> tuple[float, float]:
 def _pair(value: Any) -> tuple[str, str]:
     before, after = _values(value)
     return _number(before), _number(after)
+
+
+def _range(low: Any, high: Any) -> str:
+    return _("{low} to {high}").format(low=_number(low), high=_number(high))
 
 
 def _number(value: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import dataclasses
+import html
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -132,10 +133,10 @@ class RegistrationPanel:
         elif preset is None:
             text = _("This preset is not saved on this computer; its settings are under 'Advanced'.")
         else:
-            text = preset.summary
+            text = html.escape(preset.summary)
             if preset.values != self.settingsOfPreset():
                 text = _("{summary} <i>Changed under 'Advanced'.</i>").format(summary=text)
-        self.ui.presetSummaryLabel.text = text
+        self.ui.presetSummaryBrowser.setHtml(text)
         if name != self._shownPreset:
             self._shownPreset = name
             self.ui.presetNameEdit.text = preset.title if preset is not None and preset.own else ""
@@ -225,7 +226,7 @@ class RegistrationPanel:
             return
         self._shownResult = result
         self.ui.resultsCollapsibleButton.visible = shown
-        self.showTable(self.ui.qualityTableView, node.qualityTable if shown else None, 14)
+        self.showTable(self.ui.qualityTableView, node.qualityTable if shown else None, 16)
         if not shown:
             return
         warnings = json.loads(node.warnings) if node.warnings else []

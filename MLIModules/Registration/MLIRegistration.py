@@ -285,7 +285,7 @@ class MLIRegistrationWidget(RegistrationPanel, ModelChooser, MLIWidget):
         for name in ("deformationComboBox", "regularisationSpinBox", "iterationsSpinBox", "resolutionSpinBox"):
             getattr(self.ui, name).enabled = deformable
         relations = [WORDS[part].relation for part in node.similarity.split("+") if part in WORDS]
-        self.ui.relationLabel.text = " ".join(relations)
+        self.ui.relationBrowser.setPlainText(" ".join(relations))
         for name in ("initialTransformLabel", "initialTransformSelector"):
             getattr(self.ui, name).visible = node.init == "transform"
         self.ui.warpedSelector.enabled = node.warpedVolume

@@ -4,7 +4,9 @@ Most tests run with a worker that finds a fixed shift without computing, so that
 self-test registers in earnest.
 """
 
+import json
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -148,7 +150,7 @@ class TestBeforeAJob:
 
         for name in ("ssd", "lncc", "nmi"):
             choose(panel.ui.similarityComboBox, name)
-            assert panel.ui.relationLabel.text == WORDS[name].relation
+            assert panel.ui.relationBrowser.plainText == WORDS[name].relation
 
     def test_pictures(self, panel, standin, pictures):
         add_pair(panel)
@@ -169,14 +171,14 @@ class TestPresets:
             assert panel.ui.stageDeformableCheckBox.checked is ("deformable" in preset.stages)
             assert panel.ui.similarityComboBox.currentData == preset.similarity
             assert panel.ui.regularisationSpinBox.value == pytest.approx(preset.regularisation)
-            assert panel.ui.presetSummaryLabel.text == preset.summary
+            assert panel.ui.presetSummaryBrowser.plainText == preset.summary
 
     def test_a_changed_setting_is_told(self, panel):
         choose(panel.ui.presetComboBox, "rigid")
         panel.ui.stageAffineCheckBox.click()
-        assert "Changed under 'Advanced'" in panel.ui.presetSummaryLabel.text
+        assert "Changed under 'Advanced'" in panel.ui.presetSummaryBrowser.plainText
         panel.ui.stageAffineCheckBox.click()
-        assert "Changed" not in panel.ui.presetSummaryLabel.text
+        assert "Changed" not in panel.ui.presetSummaryBrowser.plainText
 
     def test_ones_own_are_kept_and_deleted(self, panel, standin, monkeypatch):
         choose(panel.ui.presetComboBox, "affine")
@@ -226,6 +228,45 @@ class TestPresets:
         assert "No registration model is installed" in panel.ui.applyButton.toolTip
 
 
+class TestModels:
+    @pytest.fixture
+    def model(self, user_models):
+        """A bundle that says it is for registration, beside one for segmentation."""
+        pytest.importorskip("monai", reason="monai is not installed")
+        from tiny_bundle import write_tiny_bundle
+
+        write_tiny_bundle(user_models / "labels-it", labels=("x",))
+        folder = write_tiny_bundle(user_models / "moves-it", labels=("x",))
+        path = folder / "configs" / "metadata.json"
+        metadata = json.loads(path.read_text(encoding="utf-8"))
+        metadata["task"] = "Registration of hippocampi"
+        path.write_text(json.dumps(metadata), encoding="utf-8")
+        yield "moves-it"
+        shutil.rmtree(folder)
+        shutil.rmtree(user_models / "labels-it")
+
+    def test_each_module_offers_its_own(self, model):
+        from MLISlicerLib import models
+
+        assert model in models.known("registration")
+        assert model not in models.known()
+        assert "labels-it" in models.known()
+        assert "labels-it" not in models.known("registration")
+
+    def test_learned_takes_the_model(self, model, panel, standin):
+        add_pair(panel)
+        choose(panel.ui.presetComboBox, "learned")
+        choose(panel.ui.modelComboBox, model)
+        panel.ui.refineCheckBox.click()
+        assert panel.ui.applyButton.enabled
+        apply(panel, standin)
+        assert errors(standin) == []
+        record = json.loads(panel._parameterNode.record.GetText())["settings"]
+        assert (record["model"], record["refine"]) == (model, True)
+        assert "stages" not in record
+        assert panel._parameterNode.outputTransform.GetClassName() == "vtkMRMLGridTransformNode"
+
+
 class TestResult:
     def test_a_linear_result(self, panel, standin, pictures):
         """Everything that a result consists of, from one click."""
@@ -269,6 +310,7 @@ class TestResult:
         }
         assert rows["Normalised mutual information \N{UPWARDS ARROW}"] == ["1.1", "1.4"]
         assert rows["Folded voxels"] == ["", "0 %"]
+        assert rows["Jacobian, smallest and largest"] == ["", "1 to 1"]
         assert "It looks too good." in panel.ui.warningsLabel.text
         assert not panel.ui.warningsLabel.isHidden()
         assert '"task": "register"' in node.record.GetText()
