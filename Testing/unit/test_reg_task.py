@@ -48,7 +48,7 @@ def _known(fixed: sitk.Image, moving: sitk.Image, **given: Any) -> Registration:
     transform = conversion.to_sitk(matrix, None, Grid.of(fixed))
     given["progress"].stage("Rigid, level 1 of 1")
     return Registration(
-        transform=transform, inverse=transform.GetInverse(), linear=matrix, displacement=None,
+        transform=transform, linear=matrix, displacement=None,
         grid=Grid.of(fixed), curve=[{"stage": "rigid", "level": 1, "iteration": 0, "value": 0.5}],
         warnings=["said by the registration."], seconds=0.0, device="CPU",
     )  # fmt: skip

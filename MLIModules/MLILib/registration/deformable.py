@@ -24,7 +24,7 @@ from .bspline import control_shape, evaluate, fit
 from .criterion import Criterion
 from .fields import compose, exponential, resize, smooth
 from .regularisers import bending_energy, diffusion, jacobian_penalty
-from .sampling import warp
+from .sampling import Warper
 
 #: Voxels of a level between two control points, an axis: of velocities and displacements, and of splines.
 CONTROL, KNOTS = 2, 4
@@ -64,6 +64,9 @@ class Level:
     mask: Tensor | None = None
     moving_mask: Tensor | None = None
 
+    def __post_init__(self) -> None:
+        self._warper = Warper(self.shape, self.matrix, self.moving.shape[2:], self.fixed.device)
+
     @property
     def shape(self) -> tuple[int, ...]:
         return tuple(self.fixed.shape[2:])
@@ -74,10 +77,10 @@ class Level:
 
     def losses(self, criterion: Criterion, u: Tensor) -> Tensor:
         """The criterion after the displacement `u`, (N,)."""
-        warped = warp(self.moving, u, self.matrix)
+        warped = self._warper(self.moving, u)
         mask = self.mask
         if self.moving_mask is not None:
-            seen = warp(self.moving_mask, u.detach(), self.matrix, padding="zeros")
+            seen = self._warper(self.moving_mask, u.detach(), padding="zeros")
             mask = seen if mask is None else seen * mask
         return criterion(self.fixed, warped, mask)
 

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from ..geometry import Grid
 from .conversion import linear_to_sitk, middle, to_lps_mm
-from .fields import compose, exponential
-from .sampling import identity_grid, sample, valid_mask
+from .fields import carry, compose, exponential
+from .pyramid import coarser, finest_spacing
+from .sampling import identity_grid, index_matrix, sample, valid_mask
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +107,7 @@ class InverseTransform:
 
 
 def inverse_transform(
-    linear: np.ndarray | None, u: Tensor | None, grid: Grid, velocity: Tensor | None = None
+    linear: np.ndarray | None, u: Tensor | None, grid: Grid, velocity: Tensor | None = None, *, most: int = 0
 ) -> InverseTransform:
     """The inverse of T(p) = A(p + D(p)), from moving to fixed points.
 
@@ -116,6 +117,8 @@ def inverse_transform(
         grid: the fixed grid.
         velocity: stationary velocity in voxels whose exponential u is, (1, d, *shape), where there is one:
             exp(-velocity) is u's inverse up to interpolation, and a few iterations take that error away.
+        most: where the grid has more voxels, the inverse is sought on a coarser one of about as many, which serves
+            fields that are smooth; 0 seeks it on the grid itself.
 
     Raises:
         ValueError: when the linear map is singular.
@@ -125,7 +128,14 @@ def inverse_transform(
         back = linear_to_sitk(np.linalg.inv(linear), linear[:-1, :-1] @ middle(grid) + linear[:-1, -1])
     if u is None:
         return InverseTransform(back or linear_to_sitk(np.eye(grid.dimension + 1), middle(grid)), 0.0, 0.0)
-    v = invert(u, start=None if velocity is None else exponential(-velocity)).displacement
+    start = None if velocity is None else exponential(-velocity)
+    if most and math.prod(grid.size) > most:
+        coarse = coarser(grid, finest_spacing(grid, most))
+        into = index_matrix(coarse, grid)
+        small = invert(carry(u, into, coarse.shape), start=None if start is None else carry(start, into, coarse.shape))
+        v = carry(small.displacement, index_matrix(grid, coarse), grid.shape)
+    else:
+        v = invert(u, start=start).displacement
     mean_mm, max_mm = residual_mm(u, v, grid)
     undone: sitk.Transform = sitk.DisplacementFieldTransform(to_lps_mm(v, grid))
     # The transform that was added last is applied first.

@@ -9,6 +9,7 @@ Example, in a script::
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -36,8 +37,10 @@ from .pyramid import coarser, finest_spacing, reduced, spacings
 from .requests import INITS, STAGES
 from .sampling import index_matrix, valid_mask, warp
 
-#: Voxels of the finest level of the deformable stage where the preset leaves it open.
-MOST_VOXELS = 1_200_000
+#: Voxels of the finest level of the deformable stage where the preset leaves it open, and of the inverse's grid.
+MOST_VOXELS = 1_000_000
+#: Voxels times iterations of a level on a CPU, where the preset's iterations are taken.
+WORK = 16_000_000
 LEVELS = 3
 _TITLES = {"rigid": "Rigid", "similarity": "Similarity", "affine": "Affine", "deformable": "Deformable"}
 
@@ -48,7 +51,6 @@ class Registration:
 
     Attributes:
         transform: fixed to moving points, LPS mm; what sitk.Resample(moving, fixed, transform) takes.
-        inverse: moving to fixed points.
         linear: its linear part A, LPS mm, (d + 1) x (d + 1).
         displacement: its displacement D, (1, d, z, y, x) in voxels of the fixed grid, which acts first; or None.
         grid: of the fixed image.
@@ -59,7 +61,6 @@ class Registration:
     """
 
     transform: sitk.Transform
-    inverse: sitk.Transform
     linear: np.ndarray
     displacement: Tensor | None
     grid: Grid
@@ -67,6 +68,11 @@ class Registration:
     warnings: list[str]
     device: str
     seconds: float
+
+    @functools.cached_property
+    def inverse(self) -> sitk.Transform:
+        """Moving to fixed points, LPS mm; found when it is asked for."""
+        return inverse_transform(self.linear, self.displacement, self.grid, most=MOST_VOXELS).transform
 
 
 def register(
@@ -122,6 +128,7 @@ def register(
     _check(fixed, moving)
     target = devices.resolve(device)
     job = _Job(fixed, moving, fixed_mask, moving_mask, wanted, target, progress)
+    job.work = WORK if iterations < 0 and target.type == "cpu" else 0
     linear, start = job.begin(init)
     if model is not None:
         from . import learned
@@ -134,11 +141,9 @@ def register(
     u: Tensor | None = start
     if "deformable" in wanted.stages and (model is None or refine):
         u = job.run_deformable(linear, start)
-    progress.stage("Inverting")
     grid = Grid.of(fixed)
     return Registration(
         transform=to_sitk(linear, u, grid),
-        inverse=inverse_transform(linear, u, grid).transform,
         linear=linear,
         displacement=None if u is None else u.cpu(),
         grid=grid,
@@ -200,7 +205,7 @@ class _Job:
         self.progress = progress
         self.curve: list[dict[str, Any]] = []
         self.warnings: list[str] = []
-        self.sources = fixed, moving
+        self.work = 0  # voxels times iterations of a level; 0 is without limit
         pictures = [normalised(to_zyx(image).to(device)[None]) for image in (fixed, moving)]
         masks = [
             None if mask is None else (to_zyx(mask).to(device)[None] != 0).float() for mask in (fixed_mask, moving_mask)
@@ -294,6 +299,9 @@ class _Job:
     ) -> deformable.Level:
         """One resolution level; what a start displaces is resampled onto the fixed grid first."""
         part = images.level(step)
+        iterations = self.wanted.iterations
+        if self.work:
+            iterations = min(iterations, max(10, self.work // part.fixed.numel()))
         moving, moving_grid, moving_mask, matrix = part.moving, part.moving_grid, part.moving_mask, linear
         if start is not None:
             u = carry(start, index_matrix(part.fixed_grid, images.fixed_grid), part.fixed_grid.shape)
@@ -306,7 +314,7 @@ class _Job:
             moving=criterion.features(moving),
             matrix=index_matrix(part.fixed_grid, moving_grid, matrix),
             spacing=part.fixed_grid.spacing[::-1],
-            iterations=self.wanted.iterations,
+            iterations=iterations,
             mask=part.fixed_mask,
             moving_mask=moving_mask,
         )

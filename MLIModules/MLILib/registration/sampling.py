@@ -157,18 +157,54 @@ def sample(image: Tensor, where: Tensor) -> Tensor:
 
 def _sampled(image: Tensor, grid: Tensor, M: Tensor | None, mode: str, padding: str) -> Tensor:
     """The image (N or 1, C, *shape) at M grid, whose channels are tensor indices: (N or 1, d, ...) with d more axes."""
+    unit = _to_unit(image.shape[2:], image.device)
+    return _at(image, _mapped(grid, unit if M is None else unit @ M.to(image.device, torch.float64)), mode, padding)
+
+
+def _to_unit(shape: Sequence[int], device: torch.device | str) -> Tensor:
+    """Tensor indices to torch's coordinates, which run from -1 to 1, (1, d + 1, d + 1), float64."""
+    d = len(shape)
+    out = torch.eye(d + 1, dtype=torch.float64, device=device)
+    for axis, n in enumerate(shape):
+        out[axis, axis] = 2.0 / max(n - 1, 1)
+        out[axis, d] = -1.0
+    return out[None]
+
+
+def _at(image: Tensor, unit: Tensor, mode: str, padding: str) -> Tensor:
+    """The image at torch's coordinates, (N or 1, d, ...)."""
     d = image.ndim - 2
-    # Torch wants coordinates -1 ... 1; that scaling is folded into the matrix, in double precision.
-    to_unit = torch.eye(d + 1, dtype=torch.float64, device=image.device)
-    for axis, n in enumerate(image.shape[2:]):
-        to_unit[axis, axis] = 2.0 / max(n - 1, 1)
-        to_unit[axis, d] = -1.0
-    unit = _mapped(grid, to_unit[None] if M is None else to_unit @ M.to(image.device, torch.float64))
     n = max(len(image), len(unit))
     # Torch's grid holds (x, y, z). Turning the axes of the image round, a view, spares turning those of the grid.
     turned = image.permute(0, 1, *range(d + 1, 1, -1)).expand(n, *[-1] * (d + 1))
     where = unit.movedim(1, -1).expand(n, *[-1] * (d + 1))
     return functional.grid_sample(turned, where, mode=MODES[mode], padding_mode=padding, align_corners=True)
+
+
+class Warper:
+    """:func:`warp` for many displacements of one grid: what does not change from one to the next is worked out once.
+
+    Args:
+        shape: of the fixed grid.
+        M: index matrix, (N or 1, d + 1, d + 1).
+        moving_shape: of the images that are warped.
+        device: where they lie.
+    """
+
+    def __init__(
+        self, shape: Sequence[int], M: Tensor, moving_shape: Sequence[int], device: torch.device | str = "cpu"
+    ) -> None:
+        unit = _to_unit(moving_shape, device) @ M.to(device, torch.float64)
+        d = len(moving_shape)
+        self._start = _mapped(identity_grid(shape, device=device), unit).flatten(2)
+        self._turn = unit[:, :d, :d].to(torch.float32)
+
+    def __call__(self, moving: Tensor, u: Tensor, padding: str = "border") -> Tensor:
+        """The moving image (N or 1, C, *moving shape) at M (i + u(i)), (N, C, *shape), linearly interpolated."""
+        n = max(len(u), len(self._start))
+        flat = u.flatten(2).expand(n, -1, -1)
+        unit = torch.baddbmm(self._start.expand(n, -1, -1), self._turn.expand(n, -1, -1), flat)
+        return _at(moving, unit.view(n, *u.shape[1:]), "linear", padding)
 
 
 def valid_mask(
