@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch")
 
 from MLILib.registration.atlas_istn import AtlasISTN  # noqa: E402
 from MLILib.registration.cascade import Cascade  # noqa: E402
+from MLILib.registration.demons import demons  # noqa: E402
 from MLILib.registration.fields import compose, resize, smooth  # noqa: E402
 from MLILib.registration.istn import ISTN  # noqa: E402
 from MLILib.registration.jacobian import determinant  # noqa: E402
@@ -129,6 +130,44 @@ class TestDiffeomorphic:
         assert moved > 0.01
         # what is left is the interpolation of two rough fields
         assert prediction.displacement[:, :, 4:-4, 4:-4].square().mean() < 0.02 * moved
+
+
+class TestDemons:
+    @staticmethod
+    def logits(*centres: tuple[float, float]) -> torch.Tensor:
+        """Two labels, discs, against a background, as a network that is not quite sure would answer."""
+        parts = [3 * (blob(centre) - 0.5) for centre in centres]
+        return torch.cat([torch.zeros_like(parts[0]), *parts], 1)
+
+    def test_it_closes_what_a_network_left(self) -> None:
+        fixed, moving = self.logits((10.0, 10.0), (22.0, 20.0)), self.logits((12.0, 10.0), (22.0, 22.5))
+        u = demons(fixed, moving, torch.zeros(1, 2, SIDE, SIDE), 30)
+        maps = [one.softmax(1)[:, 1:] for one in (fixed, moving)]
+        before, after = overlap_loss(maps[1], maps[0]), overlap_loss(warp(maps[1], u), maps[0])
+        assert after < 0.1 * before
+        assert determinant(u).min() > 0
+
+    def test_what_is_far_from_the_structures_stays(self) -> None:
+        fixed, moving = self.logits((8.0, 8.0), (9.0, 8.0)), self.logits((9.0, 8.0), (9.0, 8.0))
+        start = torch.full((1, 2, SIDE, SIDE), 0.25)
+        u = demons(fixed, moving, start, 5)
+        assert torch.equal(u[..., 24:, 24:], start[..., 24:, 24:])
+        assert not torch.equal(u[..., :14, :14], start[..., :14, :14])
+
+    def test_images_that_show_nothing_keep_the_start(self) -> None:
+        nothing = torch.zeros(1, 3, SIDE, SIDE)
+        nothing[:, 0] = 9.0
+        start = torch.rand(1, 2, SIDE, SIDE)
+        assert torch.equal(demons(nothing, nothing, start, 5), start)
+
+    def test_it_is_left_out_while_the_network_is_trained(self) -> None:
+        network = roughened(networks(2)[4], 0.3)
+        pair = torch.randn(2, 1, 1, SIDE, SIDE)
+        with torch.no_grad():
+            trained = network(*pair)
+            used = network.eval()(*pair)
+        assert torch.equal(trained.displacement, displacement(trained.velocities[-1], (SIDE, SIDE)))
+        assert not torch.equal(used.displacement, displacement(used.velocities[-1], (SIDE, SIDE)))
 
 
 class TestAffine:

@@ -28,6 +28,7 @@ class Cascade(nn.Module):
         channels: of the images or maps.
         levels: resolutions.
         steps: corrections at each level.
+        more_steps: further ones once it is trained; a network that corrects its own remainder can go on.
         features: of each level's U-Net, finest first.
     """
 
@@ -38,10 +39,12 @@ class Cascade(nn.Module):
         levels: int = 2,
         steps: int = 2,
         features: Sequence[int] = (32, 48, 48),
+        more_steps: int = 0,
     ) -> None:
         super().__init__()
         packed = channels * 2**dimensions
         self.steps = steps
+        self.more_steps = more_steps
         self.multiple = 2**levels
         self.networks = nn.ModuleList(
             UNet(dimensions, 2 * packed + dimensions, dimensions, features, small=True) for _ in range(levels)
@@ -56,7 +59,7 @@ class Cascade(nn.Module):
         for level, network in zip(range(levels, 0, -1), self.networks, strict=True):
             seen = _seen(fixed, level)
             velocity = resize(velocity, seen.shape[2:], align="edges")
-            for _ in range(self.steps):
+            for _ in range(self.steps if self.training else self.steps + self.more_steps):
                 warped = warp(moving, displacement(velocity, shape))
                 inputs = torch.cat([seen, _seen(warped, level), velocity], 1)
                 velocity = velocity + network(inputs).float()

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .cascade import Cascade
+from .demons import demons
 from .networks import Prediction, UNet, depth_to_space, space_to_depth
 
 
@@ -31,8 +32,19 @@ class Structures(nn.Module):
         self.network = UNet(dimensions, channels * cell, (labels + 1) * cell, features)
 
     def forward(self, image: Tensor) -> Tensor:
-        """(N, channels, *shape), even sides, to logits (N, labels + 1, *shape); channel 0 is the background."""
-        return depth_to_space(self.network(space_to_depth(image))).float()
+        """(N, channels, *shape), even sides, to logits (N, labels + 1, *shape); channel 0 is the background.
+
+        Once trained, the mean over two ways to divide the image into cells, half a cell apart: a voxel at the corner of
+        a cell in one lies at the opposite corner in the other.
+        """
+        logits = depth_to_space(self.network(space_to_depth(image))).float()
+        if self.training:
+            return logits
+        axes = tuple(range(2, image.ndim))
+        # what is rolled over the edge is the margin on the other side
+        moved = space_to_depth(image.roll((1,) * len(axes), axes))
+        again = depth_to_space(self.network(moved)).float().roll((-1,) * len(axes), axes)
+        return (logits + again) / 2
 
 
 class ISTN(nn.Module):
@@ -43,7 +55,8 @@ class ISTN(nn.Module):
         channels: of an image.
         labels: structures, without the background.
         structure_features: of the image transformer's U-Net.
-        levels, steps, features: of the cascade.
+        levels, steps, features, more_steps: of the cascade.
+        refinements: steps of :func:`.demons.demons` on the maps after the cascade; none while it is trained.
     """
 
     def __init__(
@@ -55,11 +68,14 @@ class ISTN(nn.Module):
         levels: int = 2,
         steps: int = 2,
         features: Sequence[int] = (32, 48, 48),
+        more_steps: int = 1,
+        refinements: int = 12,
     ) -> None:
         super().__init__()
         self.structures = Structures(dimensions, channels, labels, structure_features)
-        self.cascade = Cascade(dimensions, labels, levels, steps, features)
+        self.cascade = Cascade(dimensions, labels, levels, steps, features, more_steps)
         self.multiple = self.cascade.multiple
+        self.refinements = refinements
 
     def forward(self, fixed: Tensor, moving: Tensor) -> Prediction:
         """Register `moving` to `fixed`, both (N, channels, *shape) with sides that are multiples of `multiple`."""
@@ -67,4 +83,7 @@ class ISTN(nn.Module):
         maps = logits.softmax(1)[:, 1:]
         found = self.cascade(*maps.chunk(2))
         of_fixed, of_moving = logits.chunk(2)
-        return Prediction(found.displacement, found.velocities, (of_fixed, of_moving))
+        u = found.displacement
+        if not self.training:
+            u = demons(of_fixed, of_moving, u, self.refinements)
+        return Prediction(u, found.velocities, (of_fixed, of_moving))
