@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from .errors import BadInput
 from .progress import Progress
-from .registration.requests import RegisterRequest, TrainRegistrationRequest
+from .registration.requests import RegisterRequest, TemplateRequest, TrainRegistrationRequest
 from .segmentation.requests import EvaluateRequest, SegmentRequest, TrainSegmentationRequest
 from .settings import Request, device_setting, setting
 
@@ -85,6 +85,7 @@ REQUESTS: tuple[type[Request], ...] = (
     TrainSegmentationRequest,
     EvaluateRequest,
     RegisterRequest,
+    TemplateRequest,
     TrainRegistrationRequest,
     ModelsListRequest,
     ModelsInfoRequest,
