@@ -1,6 +1,6 @@
-"""Makes the pictures of README.md: the panel of MLI Segmentation before, during and after a job; the demo's picture.
+"""Makes the pictures of README.md: the panels before, during and after a job; the demo's picture.
 
-Run as ``python demo/make_screenshots.py`` after ``make demo``. The panel is drawn by the stand-in for Slicer's widgets.
+Run as ``python demo/make_screenshots.py`` after ``make demo``. The stand-in for Slicer's widgets draws the panels.
 """
 
 from __future__ import annotations
@@ -31,27 +31,65 @@ def main() -> int:
     sys.path += [str(ROOT / "MLIModules"), str(ROOT / "Testing")]
     standin: Any = importlib.import_module("slicer_standin")
     standin.install()
+    for picture in (_segmentation, _registration):
+        picture(standin)
+        standin.check_slots()
+        slicer.mrmlScene.Clear()
+    jobs: Any = importlib.import_module("MLISlicerLib.jobs")
+    jobs.shared_runner().close()
+    return 0
+
+
+def _segmentation(standin: Any) -> None:
+    """The right hippocampus, with its uncertainty map."""
     instance, widget = standin.load_module(str(ROOT / "MLIModules" / "Segmentation" / "MLISegmentation.py"))
     sample_data: Any = importlib.import_module("SampleData")
     importlib.import_module(type(instance).__module__).registerSampleData()
     sample_data.downloadSample("MNI152 right hippocampus")
     widget.enter()
-
-    def grab(name: str) -> None:
-        standin.picture.grab(widget.uiWidget, str(FOLDER / f"MLISegmentation_{name}.png"), width=_WIDTH)
-
     widget.ui.uncertaintyCheckBox.checked = True
-    grab("ready")
+    _grab(standin, widget, "ready")
     widget.ui.applyButton.click()
     standin.process_events_until(lambda: widget.ui.progressBar.value > 0 or widget.job is None, _PATIENCE)
-    grab("running")
+    _grab(standin, widget, "running")
     standin.process_events_until(lambda: widget.job is None, _PATIENCE)
-    standin.check_slots()
-    grab("result")
-    jobs: Any = importlib.import_module("MLISlicerLib.jobs")
-    jobs.shared_runner().close()
-    slicer.mrmlScene.Clear()
-    return 0
+    _grab(standin, widget, "result")
+
+
+def _registration(standin: Any) -> None:
+    """The moved hippocampus brought back, with landmarks and the joint histogram."""
+    instance, widget = standin.load_module(str(ROOT / "MLIModules" / "Registration" / "MLIRegistration.py"))
+    sample_data: Any = importlib.import_module("SampleData")
+    importlib.import_module(type(instance).__module__).registerSampleData()
+    fixed, moving, fixed_points, moving_points = sample_data.downloadSamples("MNI152 right hippocampus, moved")
+    widget.enter()
+    node = widget._parameterNode
+    node.fixedVolume, node.movingVolume, node.fixedPoints, node.movingPoints = (
+        fixed,
+        moving,
+        fixed_points,
+        moving_points,
+    )
+    widget.ui.guidanceCollapsibleButton.collapsed = False
+    _grab(standin, widget, "ready")
+    widget.ui.guidanceCollapsibleButton.collapsed = True
+    widget.ui.applyButton.click()
+
+    def bends() -> bool:
+        curve = widget.job.status.curve if widget.job is not None else ()
+        return widget.job is None or len([point for point in curve if point.stage == "Deformable"]) > 5
+
+    standin.process_events_until(bends, _PATIENCE)
+    _grab(standin, widget, "running")
+    standin.process_events_until(lambda: widget.job is None, _PATIENCE)
+    widget.ui.histogramButton.click()
+    standin.process_events_until(lambda: widget.job is None, _PATIENCE)
+    _grab(standin, widget, "result")
+
+
+def _grab(standin: Any, widget: Any, name: str) -> None:
+    for _ in range(2):  # the first drawing lays the panel out
+        standin.picture.grab(widget.uiWidget, str(FOLDER / f"{widget.moduleName}_{name}.png"), width=_WIDTH)
 
 
 if __name__ == "__main__":
