@@ -20,6 +20,7 @@ class Preset:
         iterations: most iterations on each level of the deformable stage.
         resolution: voxel edge of the finest level of the deformable stage, mm; 0 is the fixed image's own, -1 as fine
             as a million voxels allow.
+        work: voxels times iterations of a level on a CPU, where no iterations were asked for; 0 is without limit.
         global_search: whether the deformable stage begins with a search among large displacements.
     """
 
@@ -32,6 +33,7 @@ class Preset:
     regularisation: float = 1.0
     iterations: int = 40
     resolution: float = -1.0
+    work: int = 16_000_000
     global_search: bool = False
 
 
@@ -53,6 +55,6 @@ PRESETS: dict[str, Preset] = {
     ),
     "lung-ct": Preset(
         "Lung CT", "One chest in two states of breathing, or at two times.",
-        ("affine", "deformable"), "mind", "nmi", global_search=True,
+        ("affine", "deformable"), "ssd+lncc", "nmi", work=0, global_search=True,
     ),
 }  # fmt: skip
