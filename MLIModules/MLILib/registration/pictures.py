@@ -285,7 +285,7 @@ def _histogram(ax: Axes, shown: Scene, *, after: bool) -> ScalarMappable:
 
 
 def _curve(ax: Axes, shown: Scene) -> None:
-    """What was minimised over the iterations, a line for each level."""
+    """How what was minimised changed over the iterations of each level; levels and stages have scales of their own."""
     lines: list[list[Mapping[str, Any]]] = []
     for row in shown.curve:
         if not lines or any(lines[-1][-1][key] != row[key] for key in ("stage", "level")):
@@ -298,7 +298,8 @@ def _curve(ax: Axes, shown: Scene) -> None:
         first = next(other for other in lines if other[0]["stage"] == stage) is line
         colour = _STAGE_COLOURS[stages.index(stage) % len(_STAGE_COLOURS)]
         mark = "o" if len(line) == 1 else None
-        values = [math.nan if row["value"] is None else row["value"] for row in line]
+        found = np.array([math.nan if row["value"] is None else row["value"] for row in line])
+        values = 100 * (found - found[0]) / max(abs(found[0]), 1e-12)
         ax.plot(
             start + np.arange(len(line)), values, color=colour, linewidth=1.6, marker=mark, markersize=3,
             label=stage if first else None,
@@ -306,7 +307,7 @@ def _curve(ax: Axes, shown: Scene) -> None:
         if start:
             ax.axvline(start - 0.5, color="#333a45", linewidth=0.8, zorder=0)
         start += len(line)
-    ax.set_title("What was minimised, level after level", color=INK, fontsize=9.5)
+    ax.set_title("What was minimised: change in each level (%)", color=INK, fontsize=9.5)
     ax.set_xlabel("iteration", color=FAINT, fontsize=8)
     ax.legend(frameon=False, labelcolor=INK, fontsize=8)
     _dark(ax)
