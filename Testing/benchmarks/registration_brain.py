@@ -3,9 +3,9 @@
     PYTHONPATH=MLIModules python Testing/benchmarks/registration_brain.py [--repeats 3] [--json OUT.json] [--peer none]
 
 The pair is two patients of the Open MS data (Lesjak 2017, CC BY): brains of 182 x 218 x 182 voxels of 1 mm. Overlap is
-the Dice of three classes of tissue that k-means finds in each image by itself; both are measured with the transform that
-came out, by nearest neighbour. Each method runs in a process of its own, so that its peak memory is its own.
-The peer is in the extra `peers` (antspyx).
+the Dice of three classes of tissue that k-means finds in each image by itself; both are measured with the transform
+that came out, by nearest neighbour. Each method runs in a process of its own, so that its peak memory is its own. The
+peer is in the extra `peers` (antspyx).
 """
 
 from __future__ import annotations
