@@ -24,7 +24,7 @@ import torch
 from MLILib import bundles
 from MLILib.geometry import Grid
 from MLILib.metrics import compare
-from MLILib.registration import learned
+from MLILib.registration import learned, pairwise
 from MLILib.registration.conversion import to_sitk
 from MLILib.registration.jacobian import of_transform
 from MLILib.registration.placement import centred
@@ -59,9 +59,23 @@ def by_model(model: str) -> Callable[[sitk.Image, sitk.Image], sitk.Transform]:
     return register
 
 
+def by_preset(preset: str) -> Callable[[sitk.Image, sitk.Image], sitk.Transform]:
+    """Registration without any training."""
+
+    def register(fixed: sitk.Image, moving: sitk.Image) -> sitk.Transform:
+        return pairwise.register(fixed, moving, preset=preset).transform
+
+    return register
+
+
 def methods(model: str = MODEL) -> list[Method]:
     """What is compared."""
-    return [Method("before", centre_on_centre), Method(f"model {Path(model).name}", by_model(model))]
+    return [
+        Method("before", centre_on_centre),
+        Method("preset affine", by_preset("affine")),
+        Method("preset deformable", by_preset("deformable")),
+        Method(f"model {Path(model).name}", by_model(model)),
+    ]
 
 
 def data_folder() -> Path:
