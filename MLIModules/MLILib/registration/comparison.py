@@ -156,9 +156,18 @@ def resample(image: sitk.Image, grid: Grid, transform: sitk.Transform, *, outsid
     return geometry.from_array(rounded.astype(array.dtype), grid)
 
 
-def resample_labels(labels: sitk.Image, grid: Grid, transform: sitk.Transform) -> sitk.Image:
-    """A label map through a transform, nearest neighbour, 0 outside of it; its kind of number stays."""
-    return _resample(labels, grid, transform, sitk.sitkNearestNeighbor, 0.0, labels.GetPixelID())
+def resample_labels(labels: sitk.Image, grid: Grid, transform: sitk.Transform, *, smooth: bool = False) -> sitk.Image:
+    """A label map through a transform, 0 outside of it; its kind of number stays.
+
+    Args:
+        labels: label map.
+        grid: of the result.
+        transform: points of `grid` to points of the labels.
+        smooth: take the label that linear interpolation of each label's mask gives most weight, which has no steps of
+            half a voxel; else the nearest voxel's.
+    """
+    how = sitk.sitkLabelLinear if smooth else sitk.sitkNearestNeighbor
+    return _resample(labels, grid, transform, how, 0.0, labels.GetPixelID())
 
 
 def _resample(

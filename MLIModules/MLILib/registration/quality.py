@@ -214,11 +214,11 @@ def overlaps(
 
 
 def warped(labels: LabelFile, grid: Grid, transform: sitk.Transform) -> LabelFile:
-    """Labels through a transform (points of `grid` to points of the labels), nearest neighbour."""
+    """Labels through a transform (points of `grid` to points of the labels), each mask interpolated linearly."""
     layers = []
     for layer in labels.layers:
         image = labels.grid.apply(sitk.GetImageFromArray(layer))
-        layers.append(sitk.GetArrayFromImage(resample_labels(image, grid, transform)))
+        layers.append(sitk.GetArrayFromImage(resample_labels(image, grid, transform, smooth=True)))
     return LabelFile(grid, tuple(layers), labels.labels, labels.segments)
 
 
