@@ -77,7 +77,7 @@ def _registration(standin: Any) -> None:
 
     def bends() -> bool:
         curve = widget.job.status.curve if widget.job is not None else ()
-        return widget.job is None or len([point for point in curve if point.stage == "Deformable"]) > 5
+        return widget.job is None or len([point for point in curve if point.stage == "Deformable"]) > 2
 
     standin.process_events_until(bends, _PATIENCE)
     _grab(standin, widget, "running")

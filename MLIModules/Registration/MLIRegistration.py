@@ -558,7 +558,7 @@ class MLIRegistrationTest(ScriptedLoadableModuleTest):
         first = logic.getParameterNode()
         second = logic.wrapParameterNode(slicer.mrmlScene.AddNode(logic.createParameterNode()))
         first.regularisation, second.regularisation = 0.25, 4.0
-        second.stageRigid = False
+        first.stageDeformable, second.stageDeformable = True, False
         nodes = [logic.wrapParameterNode(node) for node in logic.getAllParameterNodes()]
         self.assertEqual([node.regularisation for node in nodes], [0.25, 4.0])
-        self.assertEqual([logic.stages(node)[0] for node in nodes], ["rigid", "affine"])
+        self.assertEqual(["deformable" in logic.stages(node) for node in nodes], [True, False])
