@@ -103,6 +103,29 @@ class TestTranslatedCopies:
         assert np.abs(array(found.image) - array(there)).max() < 3
 
 
+class TestVolumes:
+    def test_copies_of_a_volume_with_long_voxels_meet_in_the_middle(self) -> None:
+        tilt = np.radians(20)
+        direction = (np.cos(tilt), -np.sin(tilt), 0.0, np.sin(tilt), np.cos(tilt), 0.0, 0.0, 0.0, 1.0)
+        grid = Grid((16, 15, 9), (2.0, 2.0, 4.0), (-10.0, 4.0, 7.0), direction)
+        z, y, x = np.meshgrid(*[np.arange(n) for n in grid.shape], indexing="ij")
+        points = np.stack([x, y, z], axis=-1) @ grid.matrix()[:3, :3].T + grid.matrix()[:3, 3]
+        middle = conversion.middle(grid)
+        shift = np.array([2.0, -2.0, 3.0])
+        images = []
+        for centre in (middle + shift, middle - shift):
+            r = np.sqrt((((points - centre) / (9.0, 7.0, 8.0)) ** 2).sum(axis=-1))
+            images.append(from_array((100 / (1 + np.exp(6 * (r - 1)))).astype(np.float32), grid))
+        found = average(images, iterations=1, device="cpu")
+        assert same_grid(found.grid, grid)
+        weights = array(found.image)[..., None]
+        assert (points * weights).sum((0, 1, 2)) / weights.sum() == pytest.approx(middle, abs=0.4)
+        seen = [array(sitk.Resample(one, found.image, t)) for one, t in zip(images, found.transforms, strict=True)]
+        inner = (slice(2, -2),) * 3
+        assert np.abs(np.mean(seen, axis=0) - array(found.image))[inner].max() < 1.5
+        assert np.corrcoef(seen[0][inner].ravel(), seen[1][inner].ravel())[0, 1] > 0.98
+
+
 class TestScaledCopies:
     def test_the_template_has_the_geometric_mean_size(self, scaled: Template) -> None:
         assert area_radius(scaled.image) == pytest.approx(area_radius(ellipse([0, 0])), rel=0.03)
@@ -267,16 +290,23 @@ class TestTask:
         record = json.loads((tmp_path / "template.json").read_text(encoding="utf-8"))
         assert record["command"] == request.command()
 
-    def test_cancelled_leaves_nothing(self, tmp_path: Path, group: dict[str, tuple[str, ...]]) -> None:
+    @pytest.mark.parametrize("stage", ["Rigid, round 1 of 2", "Writing"])
+    def test_cancelled_leaves_nothing(
+        self, tmp_path: Path, group: dict[str, tuple[str, ...]], translated: Template, stage: str,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:  # fmt: skip
+        if stage == "Writing":
+            monkeypatch.setattr(template, "average", lambda images, **given: translated)
         request = TemplateRequest(
             images=group["images"], output=str(tmp_path / "template.nii.gz"), transforms=str(tmp_path / "transforms"),
             iterations=0, device="cpu",
         )  # fmt: skip
         before = sorted(tmp_path.iterdir())
         seen: list[str] = []
-        progress = Progress(lambda e: seen.append(str(e.get("name", ""))), cancelled=lambda: "Writing" in seen)
+        progress = Progress(lambda e: seen.append(str(e.get("name", ""))), cancelled=lambda: stage in seen)
         with pytest.raises(Cancelled):
             tasks.run(request, progress)
+        assert seen[-1] == stage
         assert sorted(tmp_path.iterdir()) == before
 
     def test_one_image_is_no_group(self, group: dict[str, tuple[str, ...]], tmp_path: Path) -> None:

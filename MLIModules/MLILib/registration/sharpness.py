@@ -72,8 +72,7 @@ def draw_rounds(rounds: Sequence[Mapping[str, Any]], path: str) -> None:
     left.set_title("Sharpness")
     later = range(1, len(rounds))
     for key, colour, label in (("removed_mm", "#c0561f", "found and removed"), ("residual_mm", "0.4", "left")):
-        right.plot(later, [max(row[key], 1e-6) for row in rounds[1:]], "o-", color=colour, label=label)
-    right.set_yscale("log")
+        right.plot(later, [row[key] for row in rounds[1:]], "o-", color=colour, label=label)
     right.set_ylabel("mean displacement to the images, mm")
     right.set_title("Distance from the middle of the group")
     if len(rounds) > 1:
@@ -82,7 +81,7 @@ def draw_rounds(rounds: Sequence[Mapping[str, Any]], path: str) -> None:
         axes.set_xticks(list(where), names, rotation=40, ha="right")
         axes.set_xlim(-0.3, len(rounds) - 0.7)
         axes.grid(alpha=0.25)
-    left.set_ylim(bottom=0)
+        axes.set_ylim(bottom=0)
     figure.savefig(path, dpi=120, format="png")
 
 
