@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from .fields import carry, resize
+from .fields import box, carry, resize
 from .linear_stage import Images
 from .mind import mind_ssc
 from .sampling import index_matrix, warp
@@ -46,13 +46,16 @@ def search(images: Images, linear: np.ndarray, start: Tensor | None) -> Tensor:
     extent = max(n * s for n, s in zip(grid.size, grid.spacing, strict=True))
     part = images.level(extent / CELLS / POOL)
     u = None if start is None else carry(start, index_matrix(part.fixed_grid, grid), part.fixed_grid.shape)
-    moving = warp(part.moving, u, index_matrix(part.fixed_grid, part.moving_grid, linear), part.fixed_grid.shape)
+    shape, matrix = part.fixed_grid.shape, index_matrix(part.fixed_grid, part.moving_grid, linear)
+    moving = warp(part.moving, u, matrix, shape)
+    mask = part.moving_mask
+    masks = part.fixed_mask, None if mask is None else warp(mask, u, matrix, shape, padding="zeros")
     fixed_cells, moving_cells = (_pooled(mind_ssc(image)) for image in (part.fixed, moving))
-    forward = _coupled(fixed_cells, moving_cells)
-    backward = _coupled(moving_cells, fixed_cells)
+    forward = _coupled(fixed_cells, moving_cells, masks[0])
+    backward = _coupled(moving_cells, fixed_cells, masks[1])
     agreed = _consistent(forward, backward)
-    cells = tuple(forward.shape[2:])
-    fine = resize(agreed, tuple(n * POOL for n in cells), align="edges")
+    pools = _pools(part.fixed)
+    fine = resize(agreed, tuple(n * pool for n, pool in zip(agreed.shape[2:], pools, strict=True)), align="edges")
     # Pooling drops what does not fill a cell; the outermost displacement goes on there.
     pad = [p for n, have in zip(part.fixed_grid.shape[::-1], fine.shape[:1:-1], strict=True) for p in (0, n - have)]
     fine = functional.pad(fine, pad, mode="replicate")
@@ -65,16 +68,23 @@ def reach(images: Images) -> float:
     return REACH * max(n * s for n, s in zip(grid.size, grid.spacing, strict=True)) / CELLS
 
 
+def _pools(image: Tensor) -> tuple[int, ...]:
+    """Voxels of a cell along each axis: a single slice is one cell thick."""
+    return tuple(min(POOL, n) for n in image.shape[2:])
+
+
 def _pooled(features: Tensor) -> Tensor:
     pool = functional.avg_pool3d if features.ndim == 5 else functional.avg_pool2d
-    return pool(features, POOL)
+    return pool(features, _pools(features))
 
 
-def _coupled(fixed: Tensor, moving: Tensor) -> Tensor:
-    """The smooth field of displacements, in cells, (1, d, *cells)."""
+def _coupled(fixed: Tensor, moving: Tensor, mask: Tensor | None) -> Tensor:
+    """The smooth field of displacements, in cells, (1, d, *cells); cells outside the fixed mask follow the others."""
     d = fixed.ndim - 2
     shape = tuple(fixed.shape[2:])
-    offsets = list(itertools.product(range(-REACH, REACH + 1), repeat=d))
+    # From the shortest to the longest: where all fit alike, as in air, the first is taken. A single slice stays in it.
+    along = [range(-REACH, REACH + 1) if n > 1 else range(1) for n in shape]
+    offsets = sorted(itertools.product(*along), key=lambda offset: sum(step * step for step in offset))
     wide = functional.pad(moving, (REACH,) * (2 * d), mode="replicate")
     costs = torch.empty(len(offsets), *shape, dtype=fixed.dtype, device=fixed.device)
     for row, offset in zip(costs, offsets, strict=True):
@@ -82,7 +92,9 @@ def _coupled(fixed: Tensor, moving: Tensor) -> Tensor:
         for axis, (step, n) in enumerate(zip(offset, shape, strict=True), start=1):
             window = window.narrow(axis, REACH + step, n)
         torch.mean((fixed[0] - window).square_(), dim=0, out=row)
-    costs = _box(costs[None])[0]
+    if mask is not None:
+        costs *= _pooled(mask)[0]
+    costs = box(costs[None])[0]
     table = torch.tensor(offsets, dtype=fixed.dtype, device=fixed.device)
     flat = costs.flatten(1)
     field = _smoothed(table[flat.argmin(0)].T.unflatten(1, shape)[None])
@@ -103,13 +115,8 @@ def _consistent(forward: Tensor, backward: Tensor) -> Tensor:
     return forward
 
 
-def _box(x: Tensor) -> Tensor:
-    pool = functional.avg_pool3d if x.ndim == 5 else functional.avg_pool2d
-    return pool(x, 3, stride=1, padding=1, count_include_pad=False)
-
-
 def _smoothed(field: Tensor) -> Tensor:
-    return _box(_box(field))
+    return box(box(field))
 
 
 __all__ = ["reach", "search"]

@@ -37,6 +37,11 @@ class Criterion:
 
     name: str
 
+    @property
+    def oriented(self) -> bool:
+        """Whether features depend on the axes and voxels of the grid that they are made on."""
+        return self.name == "mind"
+
     def features(self, image: Tensor) -> Tensor:
         """What is warped and compared: the image, or its descriptors. (N, C, *shape)."""
         return mind_ssc(image) if self.name == "mind" else image
@@ -55,12 +60,18 @@ class Criterion:
         return WEIGHTS[self.name] * loss(self.name, fixed, moving, mask, **options)
 
 
-def normalised(image: Tensor) -> Tensor:
-    """Intensities from 0 to 1 between the 0.5th and the 99.5th percentile of each image, clamped. (N, C, *shape)."""
-    flat = image.flatten(1).float()
+def normalised(image: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Intensities from 0 to 1 between the 0.5th and the 99.5th percentile of each image, clamped. (N, C, *shape).
+
+    With a mask, (1, 1, *shape) of 0 and 1, they are those of a single image's voxels inside.
+    """
+    flat = image.flatten(1).float() if mask is None else image[:1, :1][mask > 0].float()[None]
     step = max(1, flat.shape[1] // 200_000)  # percentiles of every n-th voxel are those of all, to a thousandth
     ends = torch.quantile(flat[:, ::step], torch.tensor([0.005, 0.995], device=flat.device), dim=1)
     shape = (-1, *[1] * (image.ndim - 1))
+    if not (ends[1] > ends[0]).all():  # nearly all voxels are alike: the few others are what there is to see
+        extremes = torch.stack((flat.amin(1), flat.amax(1)))
+        ends = torch.where(ends[1] > ends[0], ends, extremes)
     low, high = ends[0].view(shape), ends[1].view(shape)
     return ((image.float() - low) / (high - low).clamp_min(1e-12)).clamp_(0, 1)
 

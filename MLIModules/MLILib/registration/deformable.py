@@ -16,13 +16,12 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
-import torch.nn.functional as functional
 from torch import Tensor
 
 from .adam import Adam
 from .bspline import control_shape, evaluate, fit
 from .criterion import Criterion
-from .fields import compose, exponential, resize, smooth
+from .fields import box, compose, exponential, resize, smooth
 from .regularisers import bending_energy, diffusion, jacobian_penalty
 from .sampling import Warper
 
@@ -139,15 +138,14 @@ class _Parameters:
 
     def smoothed(self, parameters: Tensor) -> Tensor:
         """Neighbours move together: a box of three control points; splines are smooth as they are."""
-        if self.deformation == "ffd":
-            return parameters
-        pool = functional.avg_pool3d if parameters.ndim == 5 else functional.avg_pool2d
-        return pool(parameters, 3, stride=1, padding=1, count_include_pad=False)
+        return parameters if self.deformation == "ffd" else box(parameters)
 
     def displacement(self, smoothed: Tensor) -> Tensor:
         """(N, d, *shape), voxels of the level."""
         if self.deformation == "ffd":
-            return evaluate(smoothed, self.shape, self.knots)
+            # A single slice is deformed in its plane; with the others that comes of itself.
+            inside = smoothed.new_tensor([float(n > 1) for n in self.shape]).view(-1, *[1] * len(self.shape))
+            return evaluate(smoothed * inside, self.shape, self.knots)
         return resize(exponential(smoothed, SQUARINGS) if self.deformation == "svf" else smoothed, self.shape)
 
     def roughness(self, smoothed: Tensor, spacing: Sequence[float]) -> Tensor:

@@ -106,6 +106,17 @@ def smooth(x: Tensor, sigma: float | Sequence[float]) -> Tensor:
     return along_axes(x, [gaussian_matrix(n, s) if s > 0 else None for n, s in zip(x.shape[2:], each, strict=True)])
 
 
+def box(x: Tensor) -> Tensor:
+    """The mean over three voxels along each axis, fewer at the border; an axis of one or two stays as it is.
+
+    Args:
+        x: field or image, (N, C, *shape).
+    """
+    wide = [3 if n > 2 else 1 for n in x.shape[2:]]
+    pool = functional.avg_pool3d if x.ndim == 5 else functional.avg_pool2d
+    return pool(x, wide, stride=1, padding=[n // 2 for n in wide], count_include_pad=False)
+
+
 def along_axes(x: Tensor, matrices: Sequence[Tensor | None]) -> Tensor:
     """A separable linear map: a matrix applied along each axis.
 

@@ -20,18 +20,23 @@ from . import linear
 from .adam import Adam
 from .conversion import middle
 from .criterion import DENSE, Criterion
-from .pyramid import coarser, reduced
-from .sampling import identity_grid, index_matrix
+from .fields import carry
+from .pyramid import aligned, coarser, reduced
+from .sampling import identity_grid, index_matrix, valid_mask, warp
 
-#: Voxels along the longest axis on each level.
-LEVELS = (20, 40, 80)
-ITERATIONS = (40, 40, 30)
+#: Voxels along the longest axis on each level; the last level is for maps that no deformation follows.
+LEVELS = (20, 40, 80, 160)
+ITERATIONS = (40, 40, 30, 25)
+#: Most voxels of a level that are looked at; of more, as many are drawn once. Dense similarities take all.
+MOST_POINTS = 250_000
 #: Iterations in which several starts race on the coarsest level, twice.
 RACE = 12
 #: Rotations about each axis that a rigid search starts from, degrees.
 TURNS = (20.0, 45.0)
-#: Share of the fixed image's voxels that must meet the moving image for a start to count.
+#: Share of the smaller image that must meet the other for a map to count.
 LEAST_OVERLAP = 0.2
+#: Weight of the newest loss in the running mean that is judged where each iteration looks at other voxels.
+NEWEST = 0.2
 #: Improvement of the loss, as a share, below which a level has converged, over this many iterations.
 TOLERANCE, PATIENCE = 1e-4, 10
 
@@ -57,17 +62,48 @@ class Images:
     fixed_mask: Tensor | None = None
     moving_mask: Tensor | None = None
 
+    @property
+    def slice_axis(self) -> int:
+        """The axis across the fixed image, x, y or z, where both are single slices of a volume; -1 where not."""
+        sizes = self.fixed_grid.size, self.moving_grid.size
+        return sizes[0].index(1) if len(sizes[0]) == 3 and all(1 in size for size in sizes) else -1
+
     def level(self, spacing: float) -> Images:
         """The pair with voxel edges of about `spacing` mm."""
         fixed, moving = (coarser(grid, spacing) for grid in (self.fixed_grid, self.moving_grid))
         return Images(
-            reduced(self.fixed, fixed.shape),
-            reduced(self.moving, moving.shape),
+            _seen(self.fixed, self.fixed_mask, fixed.shape),
+            _seen(self.moving, self.moving_mask, moving.shape),
             fixed,
             moving,
             None if self.fixed_mask is None else reduced(self.fixed_mask, fixed.shape),
             None if self.moving_mask is None else reduced(self.moving_mask, moving.shape),
         )
+
+    def along(self, linear: np.ndarray) -> Images:
+        """The pair with the moving image on axes and voxels that `linear` makes of the fixed image's.
+
+        Descriptors of both then look the same ways equally far, whatever the order in which the images are stored. The
+        pair itself where they nearly do.
+        """
+        grid = aligned(self.moving_grid, self.fixed_grid, linear)
+        if grid is self.moving_grid:
+            return self
+        matrix = index_matrix(grid, self.moving_grid)
+        mask = valid_mask(self.moving.shape[2:], None, matrix.to(self.moving), grid.shape).to(self.moving)
+        if self.moving_mask is not None:
+            mask = mask * warp(self.moving_mask, None, matrix, grid.shape, padding="zeros")
+        moving = warp(self.moving, None, matrix, grid.shape)
+        return dataclasses.replace(self, moving=moving, moving_grid=grid, moving_mask=mask)
+
+
+def _seen(image: Tensor, mask: Tensor | None, shape: tuple[int, ...]) -> Tensor:
+    """A coarser image in which what lies outside the mask does not smear into what lies inside."""
+    plain = reduced(image, shape)
+    if mask is None or tuple(shape) == tuple(image.shape[2:]):
+        return plain
+    inside = reduced(mask, shape)
+    return torch.where(inside > 1e-3, reduced(image * mask, shape) / inside.clamp_min(1e-3), plain)
 
 
 @dataclasses.dataclass
@@ -86,8 +122,10 @@ def search(
     start: np.ndarray,
     *,
     several: bool,
+    fine: bool = False,
     sampling: float = 1.0,
     seed: int = 0,
+    displacement: Tensor | None = None,
     report: Report = lambda level, iteration, value, done: None,
 ) -> Found:
     """The linear map that minimises the criterion.
@@ -98,44 +136,98 @@ def search(
         criterion: what is minimised.
         start: LPS mm, (d + 1) x (d + 1), fixed to moving points.
         several: race starts turned by :data:`TURNS` on the coarsest level.
-        sampling: share of the voxels, drawn anew in every iteration; dense similarities take all.
+        fine: go down to the last level, except with dense similarities and descriptors, which are precise before.
+        sampling: share of the voxels, at least 500, drawn anew in every iteration; dense similarities take all.
         seed: of those draws.
+        displacement: what comes before the linear map, (1, d, *fixed shape) in voxels, or None; it stays as it is.
         report: told of every iteration.
     """
     extent = max(n * s for n, s in zip(images.fixed_grid.size, images.fixed_grid.spacing, strict=True))
     native = min(images.fixed_grid.spacing)
-    steps = sorted({max(extent / n, native) for n in LEVELS}, reverse=True)
-    iterations = ITERATIONS[-len(steps) :] if len(steps) < len(ITERATIONS) else ITERATIONS
+    last = len(LEVELS) if fine and criterion.name not in (*DENSE, "mind") else len(LEVELS) - 1
+    steps = sorted({max(extent / n, native) for n in LEVELS[:last]}, reverse=True)
+    iterations = ITERATIONS[last - len(steps) : last]
     starts = [start]
     if several:
-        starts += [_turned(start, images.fixed_grid, turn) for turn in _turns(images.fixed_grid.dimension)]
+        starts += [_turned(start, images.fixed_grid, turn) for turn in _turns(images)]
     total = sum(iterations) + 2 * RACE * several
     done = 0
     found = Found(start, math.inf)
     for number, (spacing, most) in enumerate(zip(steps, iterations, strict=True), start=1):
-        level = _Level(images.level(spacing), kind, criterion, 1.0 if criterion.name in DENSE else sampling, seed)
+        part = images.level(spacing)
+
+        def at(linear: np.ndarray, part: Images = part) -> _Level:
+            seen = part.along(linear) if criterion.oriented else part
+            level = _Level(seen, kind, criterion, 1.0 if criterion.name in DENSE else sampling, seed)
+            if displacement is not None:
+                level.displace(displacement, images.fixed_grid)
+            return level
 
         def tell(iteration: int, value: float, done: int = done, number: int = number) -> None:
             report(number, iteration, value, (done + iteration) / total)
 
         if number == 1 and several:
-            first = level.run(starts, RACE, 0.7 * spacing, tell)
+            first = _race(at, starts, criterion.oriented, 0.7 * spacing, tell, 0)
             best = sorted(first, key=lambda one: one.loss)[:4]
-            second = level.run([one.matrix for one in best], RACE, 0.5 * spacing, tell)
+            second = _race(at, [one.matrix for one in best], criterion.oriented, 0.5 * spacing, tell, RACE)
             found = min(second, key=lambda one: one.loss)
-            done += 2 * RACE
-        result = level.run([found.matrix], most, (0.5 if number == 1 else 0.3) * spacing, tell)[0]
+        before = 2 * RACE if number == 1 and several else 0
+        result = at(found.matrix).run([found.matrix], most, (0.5 if number == 1 else 0.3) * spacing, tell, before)[0]
         found = Found(result.matrix, result.loss, found.diverged or result.diverged)
-        done += most
+        done += before + most
     return found
 
 
-def _turns(dimension: int) -> list[np.ndarray]:
-    """Rotation vectors of the starts, radians."""
+def _race(
+    at: Callable[[np.ndarray], _Level],
+    starts: Sequence[np.ndarray],
+    alone: bool,
+    rate: float,
+    report: Callable[[int, float], None],
+    before: int,
+) -> list[Found]:
+    """A short run from each start: as one batch, or each alone with the descriptors that are made for it."""
+    groups = [[start] for start in starts] if alone else [list(starts)]
+    found: list[Found] = []
+    best = math.inf
+    for number, group in enumerate(groups):
+
+        def tell(iteration: int, value: float, number: int = number) -> None:
+            nonlocal best
+            best = min(best, value)
+            whole, part = divmod(number * RACE + iteration, len(groups))
+            if part == 0:
+                report(before + whole, best)
+
+        found += at(group[0]).run(group, RACE, rate, tell)
+    return found
+
+
+def _turns(images: Images) -> list[np.ndarray]:
+    """Rotation vectors of the starts, radians; a single slice of a volume turns in its plane only."""
     angles = [math.radians(sign * turn) for turn in TURNS for sign in (1, -1)]
-    if dimension == 2:
+    grid = images.fixed_grid
+    if grid.dimension == 2:
         return [np.array([angle]) for angle in angles]
-    return [np.eye(3)[axis] * angle for angle, axis in itertools.product(angles, range(3))]
+    axes = np.eye(3)
+    if images.slice_axis >= 0:
+        axes = np.reshape(grid.direction, (3, 3)).T[[images.slice_axis]]
+    return [axis * angle for angle, axis in itertools.product(angles, axes)]
+
+
+def _free(kind: str, dimension: int, across: int) -> Tensor:
+    """1 for the parameters of a map that are optimised, 0 for those that would leave the plane of a single slice."""
+    d = dimension
+    out = torch.ones(linear.count(kind, d), dtype=torch.float64)
+    if across < 0:
+        return out
+    still = torch.arange(d) == across
+    out[-d:][still] = 0
+    if kind == "affine":
+        out[:-d].view(d, d)[still[:, None] | still] = 0
+    else:
+        out[:d][~still] = 0
+    return out
 
 
 def _turned(start: np.ndarray, grid: Grid, turn: np.ndarray) -> np.ndarray:
@@ -157,53 +249,90 @@ class _Level:
         self.device = images.fixed.device
         self.fixed = criterion.features(images.fixed)
         self.moving = criterion.features(images.moving)
-        self.centre = torch.from_numpy(middle(images.fixed_grid))
+        # Parameters count along the fixed image's axes, so that those which leave a slice's plane can be told.
+        d = images.fixed_grid.dimension
+        self.axes = torch.eye(d + 1, dtype=torch.float64)
+        self.axes[:d, :d] = torch.tensor(images.fixed_grid.direction, dtype=torch.float64).view(d, d)
+        self.centre = torch.linalg.inv(self.axes[:d, :d]) @ torch.from_numpy(middle(images.fixed_grid))
         self.scale = linear.length_scale(images.fixed_grid)
-        self.where = identity_grid(images.fixed_grid.shape, device=self.device).flatten(2)
-        self.count = max(500, round(sampling * self.where.shape[2])) if sampling < 1 else 0
+        self.shape: tuple[int, ...] = images.fixed_grid.shape
+        self.free = _free(kind, d, images.slice_axis)
+        self.where = identity_grid(self.shape, device=self.device).flatten(2)
+        self.fixed_mask = images.fixed_mask
         self.generator = torch.Generator().manual_seed(seed)
+        self.drawn: Tensor | None = None
+        if self.where.shape[2] > MOST_POINTS and criterion.name not in DENSE:
+            drawn = torch.randperm(self.where.shape[2], generator=self.generator)[:MOST_POINTS].to(self.device)
+            self.drawn, self.shape = drawn, (MOST_POINTS, 1)
+            self.where = self.where[:, :, drawn]
+            self.fixed = self.fixed.flatten(2)[:, :, drawn][..., None]
+            if self.fixed_mask is not None:
+                self.fixed_mask = self.fixed_mask.flatten(2)[:, :, drawn][..., None]
+        count = max(500, round(sampling * self.where.shape[2]))
+        self.count = count if sampling < 1 and count < self.where.shape[2] else 0
+        sizes = [math.prod(grid.size) * math.prod(grid.spacing) for grid in (images.fixed_grid, images.moving_grid)]
+        self.least = LEAST_OVERLAP * min(1.0, sizes[1] / sizes[0])
+
+    def displace(self, u: Tensor, grid: Grid) -> None:
+        """Let the displacement `u` on `grid` come before the maps."""
+        own = self.images.fixed_grid
+        there = carry(u, index_matrix(own, grid), own.shape).flatten(2)
+        self.where = self.where + (there if self.drawn is None else there[:, :, self.drawn])
 
     def run(
-        self, starts: Sequence[np.ndarray], iterations: int, rate: float, report: Callable[[int, float], None]
+        self,
+        starts: Sequence[np.ndarray],
+        iterations: int,
+        rate: float,
+        report: Callable[[int, float], None],
+        before: int = 0,
     ) -> list[Found]:
-        """The best map met from each start; they run as one batch."""
+        """The best map met from each start; they run as one batch, after `before` iterations of this level."""
         # What the start has beyond `kind`, an affine map before a rigid stage for one, stays as it is.
-        given = linear.parameters_of(self.kind, np.stack(starts), self.centre, self.scale)
-        nearest = linear.matrix(self.kind, given, self.centre, self.scale)
-        rest = torch.linalg.solve(nearest, torch.from_numpy(np.stack(starts)))
+        whole = torch.from_numpy(np.stack(starts))
+        back = torch.linalg.inv(self.axes)
+        given = linear.parameters_of(self.kind, back @ whole @ self.axes, self.centre, self.scale)
+        rest = torch.linalg.solve(self._maps(given), whole)
         parameters = given.clone().requires_grad_()
         optimizer = Adam(parameters, betas=(0.9, 0.99))
         best = torch.full((len(starts),), math.inf, dtype=torch.float64)
         kept = given.clone()
         history: list[float] = []
+        mean: Tensor | None = None
         diverged = False
         for iteration in range(iterations):
-            whole = linear.matrix(self.kind, parameters, self.centre, self.scale) @ rest
-            losses = self._losses(whole)
+            losses = self._losses(self._maps(parameters) @ rest)
             now = losses.detach().double().cpu()
             if not torch.isfinite(now).any():
                 diverged = True
                 break
+            if self.count:  # of samples the luckiest is not the best
+                now = now if mean is None else torch.where(mean.isfinite(), mean.lerp(now, NEWEST), now)
+                mean = now
             better = now < best
             best = torch.where(better, now, best)
             kept[better] = parameters.detach()[better]
             history.append(float(best.min()))
-            report(iteration, history[-1])
+            report(before + iteration, history[-1])
             if self.count == 0 and iteration >= 2 * PATIENCE and len(starts) == 1:
                 if history[-1 - PATIENCE] - history[-1] < TOLERANCE * abs(history[-1]):
                     break
             torch.where(torch.isfinite(losses), losses, torch.zeros_like(losses)).sum().backward()
-            parameters.grad.nan_to_num_(0.0)  # type: ignore[union-attr]
+            parameters.grad.nan_to_num_(0.0, 0.0, 0.0).mul_(self.free)  # type: ignore[union-attr]
             optimizer.step(rate * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * iteration / iterations))))
-        maps = (linear.matrix(self.kind, kept, self.centre, self.scale) @ rest).numpy()
+        maps = (self._maps(kept) @ rest).numpy()
         return [Found(one, float(value), diverged) for one, value in zip(maps, best, strict=True)]
+
+    def _maps(self, parameters: Tensor) -> Tensor:
+        """The maps that parameters stand for, LPS mm, (N, d + 1, d + 1)."""
+        own = linear.matrix(self.kind, parameters, self.centre, self.scale)
+        return self.axes @ own @ torch.linalg.inv(self.axes)
 
     def _losses(self, maps: Tensor) -> Tensor:
         """The loss of each map, (N,); inf where too little of the images overlaps."""
         to_moving = index_matrix(self.images.fixed_grid, self.images.moving_grid, maps).to(self.device, torch.float32)
         where, fixed = self.where, self.fixed
-        fixed_mask = self.images.fixed_mask
-        shape: tuple[int, ...] = self.images.fixed_grid.shape
+        fixed_mask, shape = self.fixed_mask, self.shape
         if self.count:
             chosen = torch.randint(where.shape[2], (self.count,), generator=self.generator).to(self.device)
             where, shape = where[:, :, chosen], (self.count, 1)
@@ -229,4 +358,4 @@ class _Level:
         if self.images.moving_mask is not None:
             mask = mask * sampled(self.images.moving_mask)
         losses = self.criterion(fixed, sampled(self.moving), mask)
-        return torch.where(share < LEAST_OVERLAP, torch.full_like(losses, math.inf), losses)
+        return torch.where(share < self.least, torch.full_like(losses, math.inf), losses)

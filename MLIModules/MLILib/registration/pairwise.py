@@ -22,25 +22,23 @@ from torch import Tensor
 from .. import device as devices
 from .. import images as image_files
 from ..errors import BadInput, MLIError
-from ..geometry import Grid, to_zyx
+from ..geometry import Grid, same_grid, to_zyx
 from ..progress import Progress
 from . import convex, deformable, linear_stage
 from .comparison import require_same_dimension
 from .conversion import from_sitk, read_transform, to_sitk
-from .criterion import Criterion, matched, normalised
+from .criterion import DENSE, Criterion, matched, normalised
 from .fields import carry, compose
 from .inverse import inverse_transform
 from .linear_stage import Images
 from .placement import centred
 from .presets import PRESETS, Preset
 from .pyramid import coarser, finest_spacing, reduced, spacings
-from .requests import INITS, STAGES
+from .requests import DEFORMATIONS, INITS, SIMILARITIES, STAGES
 from .sampling import index_matrix, valid_mask, warp
 
 #: Voxels of the finest level of the deformable stage where the preset leaves it open, and of the inverse's grid.
 MOST_VOXELS = 1_000_000
-#: Voxels times iterations of a level on a CPU, where the preset's iterations are taken.
-WORK = 16_000_000
 LEVELS = 3
 _TITLES = {"rigid": "Rigid", "similarity": "Similarity", "affine": "Affine", "deformable": "Deformable"}
 
@@ -120,27 +118,39 @@ def register(
         progress: told of stages, fractions and the curve.
 
     Raises:
-        BadInput: images of different dimension, constant, or that do not overlap; an unknown setting.
+        BadInput: images of different dimension, constant, or that do not overlap; a mask that is empty or on another
+            grid; an unknown setting.
+        MLIError: it diverged, and nothing was better than the start.
     """
     started = time.monotonic()
     progress = progress or Progress()
     wanted = _wanted(preset, stages, similarity, deformation, regularisation, iterations, resolution)
-    _check(fixed, moving)
+    _check(fixed, moving, fixed_mask, moving_mask)
+    if not 0 < sampling <= 1:
+        raise BadInput(f"{sampling:g} is no share of the voxels.", "", "Give a sampling above 0 and at most 1.")
     target = devices.resolve(device)
     job = _Job(fixed, moving, fixed_mask, moving_mask, wanted, target, progress)
-    job.work = WORK if iterations < 0 and target.type == "cpu" else 0
+    job.work = wanted.work if iterations < 0 and target.type == "cpu" else 0
     linear, start = job.begin(init)
     if model is not None:
         from . import learned
 
+        if start is not None:
+            raise BadInput(
+                "A model cannot start from a displacement field.", "", "Give a linear transform as the start."
+            )
         progress.stage("Applying the model")
-        predicted = learned.predict(fixed, moving, model, device=device, trust=trust)
+        predicted = learned.predict(fixed, moving, model, linear=linear, device=device, trust=trust)
+        job.warnings += predicted.warnings
         linear, start = predicted.linear, predicted.displacement
+        start = None if start is None else start.to(target)
     elif set(wanted.stages) & set(STAGES[:-1]):
-        linear = job.run_linear(linear, sampling, seed)
+        linear = job.run_linear(linear, start, sampling, seed)
     u: Tensor | None = start
     if "deformable" in wanted.stages and (model is None or refine):
         u = job.run_deformable(linear, start)
+    if model is None:
+        job.require_better()
     grid = Grid.of(fixed)
     return Registration(
         transform=to_sitk(linear, u, grid),
@@ -170,6 +180,9 @@ def _wanted(
     unknown = [stage for stage in stages if stage not in STAGES]
     if unknown:
         raise BadInput(f"There is no stage {unknown[0]!r}.", "", f"Choose from: {', '.join(STAGES)}.")
+    for what, value, known in (("similarity", similarity, SIMILARITIES), ("deformation", deformation, DEFORMATIONS)):
+        if value and value not in known:
+            raise BadInput(f"There is no {what} {value!r}.", "", f"Choose from: {', '.join(known)}.")
     return dataclasses.replace(
         preset,
         stages=tuple(stages) or preset.stages,
@@ -182,10 +195,20 @@ def _wanted(
     )
 
 
-def _check(fixed: sitk.Image, moving: sitk.Image) -> None:
-    for image, name in ((fixed, "The fixed image"), (moving, "The moving image")):
-        image_files.check(image, name)
+def _check(
+    fixed: sitk.Image, moving: sitk.Image, fixed_mask: sitk.Image | None, moving_mask: sitk.Image | None
+) -> None:
     require_same_dimension(fixed, moving)
+    for image, mask, name in ((fixed, fixed_mask, "fixed"), (moving, moving_mask, "moving")):
+        image_files.check(image, f"The {name} image")
+        if mask is None:
+            continue
+        if not same_grid(mask, image):
+            raise BadInput(
+                f"The {name} mask does not lie on the grid of the {name} image.", "", "Resample it to that grid."
+            )
+        if not sitk.GetArrayViewFromImage(mask).any():
+            raise BadInput(f"The {name} mask is empty.", "No voxel of it is other than 0.", "Draw it, or leave it out.")
 
 
 class _Job:
@@ -205,10 +228,13 @@ class _Job:
         self.progress = progress
         self.curve: list[dict[str, Any]] = []
         self.warnings: list[str] = []
+        self.failed: list[str] = []
         self.work = 0  # voxels times iterations of a level; 0 is without limit
-        pictures = [normalised(to_zyx(image).to(device)[None]) for image in (fixed, moving)]
         masks = [
             None if mask is None else (to_zyx(mask).to(device)[None] != 0).float() for mask in (fixed_mask, moving_mask)
+        ]
+        pictures = [
+            normalised(to_zyx(image).to(device)[None], mask) for image, mask in zip((fixed, moving), masks, strict=True)
         ]
         self.images = Images(pictures[0], pictures[1], Grid.of(fixed), Grid.of(moving), masks[0], masks[1])
 
@@ -221,6 +247,12 @@ class _Job:
         grid, moving_grid = self.images.fixed_grid, self.images.moving_grid
         linear, u = np.eye(grid.dimension + 1), None
         if isinstance(init, sitk.Transform):
+            if init.GetDimension() != grid.dimension:
+                raise BadInput(
+                    f"The transform to start from is {init.GetDimension()}-D and the images {grid.dimension}-D.",
+                    "",
+                    "Give one of the images' dimension.",
+                )
             linear, u = from_sitk(init, grid)
         elif init == "geometry":
             linear = centred(grid, moving_grid)
@@ -237,12 +269,24 @@ class _Job:
             )
         return linear, u
 
-    def run_linear(self, start: np.ndarray, sampling: float, seed: int) -> np.ndarray:
-        """The linear stages one after the other."""
+    def run_linear(self, start: np.ndarray, u: Tensor | None, sampling: float, seed: int) -> np.ndarray:
+        """The linear stages one after the other, behind a displacement that stays as it is.
+
+        Raises:
+            BadInput: a map that mirrors as the start of a stage that cannot.
+        """
         criterion = Criterion(self.wanted.linear_similarity)
         linear = start
+        if sampling < 1 and criterion.name in DENSE:
+            self.warnings.append(f"All voxels were looked at: {criterion.name} compares each with its neighbours.")
         for stage in [s for s in self.wanted.stages if s != "deformable"]:
             title = _TITLES[stage]
+            if stage != "affine" and np.linalg.det(linear[:-1, :-1]) <= 0:
+                raise BadInput(
+                    "The transform to start from mirrors the image.",
+                    f"No {stage} transform does.",
+                    "Start with geometry, or with the stage affine.",
+                )
             self.progress.stage(title)
 
             def report(level: int, iteration: int, value: float, done: float, title: str = title) -> None:
@@ -255,8 +299,10 @@ class _Job:
                 criterion,
                 linear,
                 several=stage != "affine",
+                fine="deformable" not in self.wanted.stages,
                 sampling=sampling,
                 seed=seed,
+                displacement=u,
                 report=report,
             )
             if found.diverged:
@@ -299,6 +345,8 @@ class _Job:
     ) -> deformable.Level:
         """One resolution level; what a start displaces is resampled onto the fixed grid first."""
         part = images.level(step)
+        if criterion.oriented and start is None:
+            part = part.along(linear)
         iterations = self.wanted.iterations
         if self.work:
             iterations = min(iterations, max(10, self.work // part.fixed.numel()))
@@ -326,14 +374,33 @@ class _Job:
         u = None if start is None else carry(start, index_matrix(grid, self.images.fixed_grid), grid.shape)
         matrix = index_matrix(grid, self.images.moving_grid, linear)
         seen = warp(self.images.moving, u, matrix, grid.shape)
-        inside = valid_mask(self.images.moving.shape[2:], u, matrix.to(seen), grid.shape).to(seen.device)
+        inside = valid_mask(self.images.moving.shape[2:], u, matrix.to(seen), grid.shape)
+        if self.images.fixed_mask is not None:
+            inside &= reduced(self.images.fixed_mask, grid.shape) > 0.5
+        if self.images.moving_mask is not None:
+            inside &= warp(self.images.moving_mask, u, matrix, grid.shape, padding="zeros") > 0.5
         return matched(self.images.moving, seen, fixed, inside)
 
     def _point(self, stage: str, level: int, iteration: int, value: float) -> None:
         self.curve.append({"stage": stage, "level": level, "iteration": iteration, "value": value})
         self.progress.curve(stage, level, iteration, value)
 
+    def require_better(self) -> None:
+        """Raise :class:`MLIError` where a stage diverged and none has come to anything better than its start."""
+        first: dict[tuple[str, int], float] = {}
+        for row in self.curve:
+            if row["value"] < first.setdefault((row["stage"], row["level"]), row["value"]):
+                return
+        if self.failed:
+            raise MLIError(
+                "The registration found nothing better than its start.",
+                f"The stage {self.failed[0].lower()} diverged: too little of the images or masks overlaps, or a "
+                "setting is out of proportion.",
+                "Start with geometry, or take another similarity or regularisation.",
+            )
+
     def _diverged(self, title: str) -> None:
+        self.failed.append(title)
         self.warnings.append(
             f"The stage {title.lower()} diverged and was stopped; the best result until then was kept."
         )

@@ -20,6 +20,8 @@ from .fields import along_axes, gaussian_matrix
 SMOOTHING = 0.4
 #: No level has fewer voxels along an axis that has as many.
 FEWEST = 8
+#: Largest difference of direction cosines at which axes still count as the same.
+NEARLY = 0.25
 
 
 def coarser(grid: Grid, spacing: float) -> Grid:
@@ -33,6 +35,41 @@ def coarser(grid: Grid, spacing: float) -> Grid:
     d = grid.dimension
     origin = np.asarray(grid.origin) + np.reshape(grid.direction, (d, d)) @ np.asarray(shift)
     return Grid(tuple(size), tuple(steps), tuple(origin.tolist()), grid.direction)
+
+
+def aligned(moving: Grid, fixed: Grid, linear: np.ndarray) -> Grid:
+    """A grid over the moving image whose axes and voxels are the fixed grid's, as a map turns and scales them.
+
+    Args:
+        moving: grid of the moving image.
+        fixed: grid of the fixed image.
+        linear: fixed to moving points, LPS mm, (d + 1) x (d + 1).
+
+    Returns:
+        As large as the moving image, but no more than half the fixed image's extent beyond where that comes to lie;
+        `moving` itself where its axes are within some 15 degrees and its voxels within a third.
+    """
+    d = fixed.dimension
+    axes = linear[:d, :d] @ np.reshape(fixed.direction, (d, d))
+    left, _, right = np.linalg.svd(axes)
+    turned = left @ right
+    steps = np.linalg.norm(axes, axis=0) * fixed.spacing
+    apart = np.abs(turned.T @ np.reshape(moving.direction, (d, d)) - np.eye(d)).max()
+    if apart < NEARLY and (np.abs(np.log(steps / np.asarray(moving.spacing))) < math.log(4 / 3)).all():
+        return moving
+    boxes = []
+    for grid, through, beyond in ((moving, np.eye(d + 1), 0.0), (fixed, linear, 0.5)):
+        ends = np.array([[-0.5 - beyond * n, n - 0.5 + beyond * n] for n in grid.size])
+        corners = np.stack(np.meshgrid(*ends, indexing="ij")).reshape(d, -1)
+        whole = through @ grid.matrix()
+        along = turned.T @ (whole[:d, :d] @ corners + whole[:d, d:])
+        boxes.append((along.min(1), along.max(1)))
+    low, high = np.maximum(boxes[0][0], boxes[1][0]), np.minimum(boxes[0][1], boxes[1][1])
+    if (low >= high).any():  # far apart: nothing to see, wherever it is sampled
+        return moving
+    size = np.maximum(1, np.ceil((high - low) / steps - 1e-6)).astype(int)
+    origin = turned @ ((low + high) / 2 - (size - 1) / 2 * steps)
+    return Grid(tuple(size.tolist()), tuple(steps.tolist()), tuple(origin.tolist()), tuple(turned.ravel().tolist()))
 
 
 def reduced(image: Tensor, shape: tuple[int, ...], smoothing: float = SMOOTHING) -> Tensor:

@@ -70,7 +70,10 @@ class RegisterRequest(Request):
         metavar="MM",
     )
     sampling: float = setting(
-        1.0, "Share of the voxels, drawn at random, that each linear iteration looks at.", minimum=0.001, maximum=1.0
+        1.0,
+        "Share of the voxels, drawn at random, that each linear iteration looks at; lncc needs all.",
+        minimum=0.001,
+        maximum=1.0,
     )
     init: str = setting(
         "geometry",
@@ -102,7 +105,7 @@ class RegisterRequest(Request):
         "", "Quality of the result as JSON; its pictures lie beside it.", kind="output", metavar="OUT.json"
     )
     device: str = device_setting()
-    seed: int = setting(0, "Seed of random starts and samples.", minimum=0, maximum=2**31 - 1)
+    seed: int = setting(0, "Seed of the voxels that --sampling draws.", minimum=0, maximum=2**31 - 1)
     trust: tuple[str, ...] = setting(
         (), "sha256 of a bundle whose configuration may name any Python callable.", metavar="SHA256"
     )
@@ -151,7 +154,9 @@ class TemplateRequest(Request):
     )
     output: str = setting(help="Template to write.", short="o", kind="output_image", metavar="TEMPLATE")
     iterations: int = setting(4, "Rounds of deformable registration and averaging.", minimum=0, maximum=100)
-    similarity: str = setting("", "What is maximised; by default the preset's.", choices=("", *SIMILARITIES))
+    similarity: str = setting(
+        "", "What is maximised; by default cc for linear maps, ssd+lncc for deformations.", choices=("", *SIMILARITIES)
+    )
     spacing: float = setting(
         0.0, "Voxel edge of the template; 0 is the images' median.", unit="mm", minimum=0.0, maximum=100.0, metavar="MM"
     )
@@ -202,6 +207,12 @@ class TrainRegistrationRequest(Request):
         "to fine; istn: guided by a structure that a first network marks; atlas-istn: with an atlas built meanwhile.",
         choices=("affine", "voxelmorph", "cascade", "istn", "atlas-istn"),
     )
+    expert: str = setting(
+        "",
+        "Segmentation model of the same labels that looks again at what an istn has marked; it becomes a part of the "
+        "bundle.",
+        kind="model",
+    )
     fold: int = setting(
         0, "Fold kept aside to measure the final model on; -1 trains on every case.", minimum=-1, maximum=99
     )
@@ -232,6 +243,12 @@ class TrainRegistrationRequest(Request):
         if self.network in ("istn", "atlas-istn") and not self.labels:
             raise BadInput(
                 f"The network {self.network} learns from labels.", "It marks a structure first.", "Add --labels."
+            )
+        if self.expert and self.network != "istn":
+            raise BadInput(
+                f"The network {self.network} has no use for an expert.",
+                "Only istn marks structures in each image by itself.",
+                "Leave out --expert, or use --network istn.",
             )
         if self.similarity == "none" and not self.labels:
             raise BadInput(
