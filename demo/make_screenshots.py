@@ -76,8 +76,8 @@ def _registration(standin: Any) -> None:
     widget.ui.applyButton.click()
 
     def bends() -> bool:
-        curve = widget.job.status.curve if widget.job is not None else ()
-        return widget.job is None or len([point for point in curve if point.stage == "Deformable"]) > 2
+        status = widget.job.status if widget.job is not None else None
+        return status is None or (status.stage == "Deformable" and (status.fraction or 0.0) > 0.2)
 
     standin.process_events_until(bends, _PATIENCE)
     _grab(standin, widget, "running")
@@ -88,8 +88,8 @@ def _registration(standin: Any) -> None:
 
 
 def _grab(standin: Any, widget: Any, name: str) -> None:
-    for _ in range(2):  # the first drawing lays the panel out
-        standin.picture.grab(widget.uiWidget, str(FOLDER / f"{widget.moduleName}_{name}.png"), width=_WIDTH)
+    for shown in (widget, widget.uiWidget):  # the first drawing lays the panel out
+        standin.picture.grab(shown, str(FOLDER / f"{widget.moduleName}_{name}.png"), width=_WIDTH)
 
 
 if __name__ == "__main__":
