@@ -1,4 +1,4 @@
-"""A soft body of random blobs as a function of space: images of it on any grid, moved by any map, without resampling."""
+"""A soft body of random blobs as a function of space: images of it on any grid, moved by any map, not resampled."""
 
 from __future__ import annotations
 
