@@ -33,6 +33,8 @@ MOST_POINTS = 250_000
 RACE = 12
 #: Rotations about each axis that a rigid search starts from, degrees.
 TURNS = (20.0, 45.0)
+#: Parts of a level, as the share of its rate, where descriptors are made along the map that was found so far.
+ROUNDS = (1.0, 0.7, 0.5, 0.35)
 #: Share of the smaller image that must meet the other for a map to count.
 LEAST_OVERLAP = 0.2
 #: Weight of the newest loss in the running mean that is judged where each iteration looks at other voxels.
@@ -172,8 +174,15 @@ def search(
             second = _race(at, [one.matrix for one in best], criterion.oriented, 0.5 * spacing, tell, RACE)
             found = min(second, key=lambda one: one.loss)
         before = 2 * RACE if number == 1 and several else 0
-        result = at(found.matrix).run([found.matrix], most, (0.5 if number == 1 else 0.3) * spacing, tell, before)[0]
-        found = Found(result.matrix, result.loss, found.diverged or result.diverged)
+        level = at(found.matrix)
+        # Descriptors made along a map that is off by some degrees draw the next one towards it: they are made anew.
+        rounds = (1.0,) if level.images is part else ROUNDS
+        for turn, share in enumerate(rounds):
+            level = at(found.matrix) if turn else level
+            rate = share * (0.5 if number == 1 else 0.3) * spacing
+            first, last = (most * k // len(rounds) for k in (turn, turn + 1))
+            result = level.run([found.matrix], last - first, rate, tell, before + first)[0]
+            found = Found(result.matrix, result.loss, found.diverged or result.diverged)
         done += before + most
     return found
 
