@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = ROOT / "MLIModules" / "MLILib"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 #: Name to import, where it is not the name to install.
-IMPORTED = {"PyYAML": "yaml"}
+IMPORTED = {"PyYAML": "yaml", "pillow": "PIL"}
 JUNK = shutil.ignore_patterns("__pycache__", "*.egg-info", ".*", "build")
 
 

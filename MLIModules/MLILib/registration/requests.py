@@ -207,12 +207,6 @@ class TrainRegistrationRequest(Request):
         "to fine; istn: guided by a structure that a first network marks; atlas-istn: with an atlas built meanwhile.",
         choices=("affine", "voxelmorph", "cascade", "istn", "atlas-istn"),
     )
-    expert: str = setting(
-        "",
-        "Segmentation model of the same labels that looks again at what an istn has marked; it becomes a part of the "
-        "bundle.",
-        kind="model",
-    )
     fold: int = setting(
         0, "Fold kept aside to measure the final model on; -1 trains on every case.", minimum=-1, maximum=99
     )
@@ -243,12 +237,6 @@ class TrainRegistrationRequest(Request):
         if self.network in ("istn", "atlas-istn") and not self.labels:
             raise BadInput(
                 f"The network {self.network} learns from labels.", "It marks a structure first.", "Add --labels."
-            )
-        if self.expert and self.network != "istn":
-            raise BadInput(
-                f"The network {self.network} has no use for an expert.",
-                "Only istn marks structures in each image by itself.",
-                "Leave out --expert, or use --network istn.",
             )
         if self.similarity == "none" and not self.labels:
             raise BadInput(
