@@ -180,8 +180,8 @@ def search(
         for turn, share in enumerate(rounds):
             level = at(found.matrix) if turn else level
             rate = share * (0.5 if number == 1 else 0.3) * spacing
-            first, last = (most * k // len(rounds) for k in (turn, turn + 1))
-            result = level.run([found.matrix], last - first, rate, tell, before + first)[0]
+            begin, end = (most * k // len(rounds) for k in (turn, turn + 1))
+            result = level.run([found.matrix], end - begin, rate, tell, before + begin)[0]
             found = Found(result.matrix, result.loss, found.diverged or result.diverged)
         done += before + most
     return found
