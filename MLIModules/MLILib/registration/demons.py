@@ -36,7 +36,8 @@ def demons(fixed: Tensor, moving: Tensor, u: Tensor, iterations: int) -> Tensor:
     if iterations < 1:
         return u
     sharp = [(_SHARPNESS * logits).softmax(1) for logits in (fixed, moving)]
-    box = _box(torch.cat([1 - sharp[0][:, :1], warp(1 - sharp[1][:, :1], u)], 1))
+    marked = torch.cat([1 - sharp[0][:, :1], warp(1 - sharp[1][:, :1], u)], 1) > 0.5
+    box = marked_box(marked.any(1), _MARGIN)
     if box is None:
         return u
     inside = (slice(None), slice(None), *box)
@@ -62,15 +63,21 @@ def _slopes(maps: Tensor) -> Tensor:
     return torch.stack(torch.gradient(maps, dim=tuple(range(2, maps.ndim))), 2)
 
 
-def _box(maps: Tensor) -> tuple[slice, ...] | None:
-    """The box around what is more likely structure than not, with a margin; None where there is nothing."""
-    marked = (maps > 0.5).any(1).any(0)
-    if not marked.any():
+def marked_box(marked: Tensor, margin: int, multiple: int = 1) -> tuple[slice, ...] | None:
+    """The box around what is marked in any image of a batch; None where there is nothing.
+
+    Args:
+        marked: (N, *shape), bool.
+        margin: voxels around it.
+        multiple: sides are multiples of it where the images are large enough.
+    """
+    places = marked.any(0).nonzero()
+    if not len(places):
         return None
     found = []
-    for axis in range(marked.ndim):
-        others = tuple(k for k in range(marked.ndim) if k != axis)
-        along = marked.any(others[1]).any(others[0]) if len(others) == 2 else marked.any(others[0])
-        places = along.nonzero()[:, 0]
-        found.append(slice(max(int(places[0]) - _MARGIN, 0), min(int(places[-1]) + 1 + _MARGIN, marked.shape[axis])))
+    for first, last, n in zip(places.amin(0).tolist(), places.amax(0).tolist(), marked.shape[1:], strict=True):
+        start, stop = max(first - margin, 0), min(last + 1 + margin, n)
+        size = min(-(-(stop - start) // multiple) * multiple, n)
+        start = max(0, min((start + stop - size) // 2, n - size))
+        found.append(slice(start, start + size))
     return tuple(found)

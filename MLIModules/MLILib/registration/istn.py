@@ -12,8 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from .cascade import Cascade
-from .demons import demons
+from .demons import demons, marked_box
 from .networks import Prediction, UNet, depth_to_space, space_to_depth
+
+#: Voxels around the structures that an expert sees, and what the sides of its box are multiples of.
+_MARGIN, _EXPERT_MULTIPLE = 4, 8
 
 
 class Structures(nn.Module):
@@ -32,19 +35,8 @@ class Structures(nn.Module):
         self.network = UNet(dimensions, channels * cell, (labels + 1) * cell, features)
 
     def forward(self, image: Tensor) -> Tensor:
-        """(N, channels, *shape), even sides, to logits (N, labels + 1, *shape); channel 0 is the background.
-
-        Once trained, the mean over two ways to divide the image into cells, half a cell apart: a voxel at the corner of
-        a cell in one lies at the opposite corner in the other.
-        """
-        logits = depth_to_space(self.network(space_to_depth(image))).float()
-        if self.training:
-            return logits
-        axes = tuple(range(2, image.ndim))
-        # what is rolled over the edge is the margin on the other side
-        moved = space_to_depth(image.roll((1,) * len(axes), axes))
-        again = depth_to_space(self.network(moved)).float().roll((-1,) * len(axes), axes)
-        return (logits + again) / 2
+        """(N, channels, *shape), even sides, to logits (N, labels + 1, *shape); channel 0 is the background."""
+        return depth_to_space(self.network(space_to_depth(image))).float()
 
 
 class ISTN(nn.Module):
@@ -57,6 +49,8 @@ class ISTN(nn.Module):
         structure_features: of the image transformer's U-Net.
         levels, steps, features, more_steps: of the cascade.
         refinements: steps of :func:`.demons.demons` on the maps after the cascade; none while it is trained.
+        expert: a trained segmentation network of the same labels, channels (N, channels, x, y, z) in and logits out,
+            that looks again at the box where structures were marked; not while the rest is trained, nor trained itself.
     """
 
     def __init__(
@@ -70,16 +64,21 @@ class ISTN(nn.Module):
         features: Sequence[int] = (32, 48, 48),
         more_steps: int = 1,
         refinements: int = 12,
+        expert: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.structures = Structures(dimensions, channels, labels, structure_features)
         self.cascade = Cascade(dimensions, labels, levels, steps, features, more_steps)
         self.multiple = self.cascade.multiple
         self.refinements = refinements
+        self.expert = None if expert is None else expert.requires_grad_(False)
 
     def forward(self, fixed: Tensor, moving: Tensor) -> Prediction:
         """Register `moving` to `fixed`, both (N, channels, *shape) with sides that are multiples of `multiple`."""
-        logits = self.structures(torch.cat([fixed, moving]))
+        images = torch.cat([fixed, moving])
+        logits = self.structures(images)
+        if self.expert is not None and not self.training:
+            logits = torch.cat([self._again(*pair) for pair in zip(images.split(1), logits.split(1), strict=True)])
         maps = logits.softmax(1)[:, 1:]
         found = self.cascade(*maps.chunk(2))
         of_fixed, of_moving = logits.chunk(2)
@@ -87,3 +86,17 @@ class ISTN(nn.Module):
         if not self.training:
             u = demons(of_fixed, of_moving, u, self.refinements)
         return Prediction(u, found.velocities, (of_fixed, of_moving))
+
+    def _again(self, image: Tensor, logits: Tensor) -> Tensor:
+        """Log-probabilities of one image's structures, the mean with the expert's inside their box."""
+        assert self.expert is not None
+        logits = logits.log_softmax(1)
+        box = marked_box(logits.argmax(1) > 0, _MARGIN, _EXPERT_MULTIPLE)
+        if box is None:
+            return logits
+        inside = (slice(None), slice(None), *box)
+        order = (0, 1, *range(image.ndim - 1, 1, -1))  # (z, y, x) here, (x, y, z) there
+        seen = self.expert(image[inside].permute(order)).permute(order).float().log_softmax(1)
+        out = logits.clone()
+        out[inside] = (logits[inside] + seen) / 2
+        return out

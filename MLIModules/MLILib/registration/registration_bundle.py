@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import json
 import math
 import statistics
 import time
@@ -16,8 +17,10 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from .. import images
+from .. import bundles, images
 from ..bundle_files import SCHEMA
+from ..bundles import Bundle
+from ..errors import BadInput
 from ..geometry import Grid
 from ..metrics import compare
 from ..progress import Progress, duration
@@ -64,7 +67,9 @@ class Description:
     best_epoch: int
 
 
-def network_definition(name: str, channels: int, labels: int, size: tuple[int, ...]) -> dict[str, Any]:
+def network_definition(
+    name: str, channels: int, labels: int, size: tuple[int, ...], expert: Bundle | None = None
+) -> dict[str, Any]:
     """The network called `name` as a configuration names it.
 
     Args:
@@ -72,6 +77,7 @@ def network_definition(name: str, channels: int, labels: int, size: tuple[int, .
         channels: of an image.
         labels: their number, without the background.
         size: of the canvas, (x, y, z).
+        expert: segmentation model that looks again, see :class:`.istn.ISTN`.
     """
     definition: dict[str, Any] = {"_target_": _CLASSES[name], "channels": channels}
     if name == "atlas-istn":
@@ -80,7 +86,41 @@ def network_definition(name: str, channels: int, labels: int, size: tuple[int, .
         definition["dimensions"] = len(size)
     if name in ("istn", "atlas-istn"):
         definition["labels"] = labels
+    if expert is not None:
+        definition["expert"] = _network_of(expert)
     return definition
+
+
+def _network_of(bundle: Bundle) -> dict[str, Any]:
+    """What a bundle says of its network, checked, and complete without the rest of its configuration."""
+    found = bundles.parser(bundle, ("network_def",)).config["network_def"]
+    text = json.dumps(found)
+    if not isinstance(found, dict) or any(start in text for start in ('"$', '"@')):
+        raise BadInput(
+            f"The model {bundle.name} cannot be the expert.",
+            "Its network is described by expressions that refer to the rest of its configuration.",
+            "Give a model made by mli train segmentation.",
+        )
+    return found
+
+
+def find_expert(name: str, channels: int, labels: int, dimensions: int) -> Bundle | None:
+    """The segmentation model called `name`, None for "".
+
+    Raises:
+        BadInput: unknown, or of other channels, labels or dimension than the data set.
+    """
+    if not name:
+        return None
+    bundle = bundles.find(name)
+    found = (len(bundle.channels), len(bundle.output_channels), bundle.dimensions)
+    if bundle.is_registration or found != (channels, labels + 1, dimensions):
+        raise BadInput(
+            f"The model {bundle.name} cannot be the expert.",
+            f"It should be {dimensions}-D, take {channels} channel(s) and mark {labels} labels and the background.",
+            "Give a segmentation model that was trained on this data set.",
+        )
+    return bundle
 
 
 def write_bundle(
@@ -318,13 +358,15 @@ def model_card(name: str, description: Description, summary: Mapping[str, Mappin
         "",
         f"`{repeated.command()}`",
         "",
-        f"- network: {request.network}, {parameters / 1e6:.2f} million parameters, weights in half precision",
+        f"- network: {request.network}, {parameters / 1e6:.2f} million parameters, weights in half precision"
+        + (f"; the model {request.expert} in it as trained" if request.expert else ""),
         f"- canvas of {' x '.join(str(n) for n in description.size)} voxels of {spacing} mm; larger images get a "
         "larger one",
         f"- {request.epochs} epochs, seed {request.seed}; the weights kept are the moving average after epoch "
         f"{description.best_epoch}" + ("" if math.isnan(description.score) else f" ({kept})"),
         f"- {duration(description.seconds)} on {machine(description.device)}, "
         f"torch {torch.__version__.partition('+')[0]}, MONAI {monai.__version__}",
+        *(f"- {note}" for note in words.get("training", [])),
         f"- {datetime.date.today().isoformat()}",
         "",
         "![learning curve](../training/learning_curve.png)",

@@ -207,6 +207,11 @@ class TrainRegistrationRequest(Request):
         "to fine; istn: guided by a structure that a first network marks; atlas-istn: with an atlas built meanwhile.",
         choices=("affine", "voxelmorph", "cascade", "istn", "atlas-istn"),
     )
+    expert: str = setting(
+        "",
+        "Segmentation model of the same labels that looks again where the istn marked structures; used as it is.",
+        metavar="MODEL",
+    )
     fold: int = setting(
         0, "Fold kept aside to measure the final model on; -1 trains on every case.", minimum=-1, maximum=99
     )
@@ -237,6 +242,12 @@ class TrainRegistrationRequest(Request):
         if self.network in ("istn", "atlas-istn") and not self.labels:
             raise BadInput(
                 f"The network {self.network} learns from labels.", "It marks a structure first.", "Add --labels."
+            )
+        if self.expert and self.network != "istn":
+            raise BadInput(
+                f"The network {self.network} takes no expert.",
+                "An expert marks structures again, which only the network istn does.",
+                "Add --network istn, or leave --expert out.",
             )
         if self.similarity == "none" and not self.labels:
             raise BadInput(

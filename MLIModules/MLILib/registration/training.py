@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import __version__
+from .. import __version__, bundles
 from ..device import amp_dtype, resolve
 from ..errors import BadInput
 from ..progress import Progress
@@ -100,21 +100,29 @@ class Trainer:
     """
 
     def __init__(self, request: TrainRegistrationRequest, dataset: Dataset, split: Split, device: torch.device) -> None:
-        torch.manual_seed(request.seed)
         self.request = request
         self.dataset = dataset
         self.split = split
         self.device = device
         self.spacing = fingerprint(split.training).spacing
         self.size = canvas([*split.training, *split.validation], self.spacing, MULTIPLE)
-        self.plan = registration_bundle.network_definition(
-            request.network, len(dataset.channels), len(dataset.labels), self.size
-        )
+        shape = (len(dataset.channels), len(dataset.labels))
+        expert = registration_bundle.find_expert(request.expert, *shape, len(self.spacing))
+        self.plan = registration_bundle.network_definition(request.network, *shape, self.size, expert)
         self.network = instantiate(self.plan).to(device)
+        # The first weights are the seed's, whether there is an expert or not.
+        torch.manual_seed(request.seed)
+        fresh = instantiate(registration_bundle.network_definition(request.network, *shape, self.size))
+        self.network.load_state_dict(fresh.state_dict(), strict=False)
+        if expert is not None:
+            self.network.expert.load_state_dict(bundles.network(expert).state_dict())  # type: ignore[union-attr]
         self.average = instantiate(self.plan).to(device).requires_grad_(False)
         self.average.load_state_dict(self.network.state_dict())
         self.optimizer = torch.optim.AdamW(
-            self.network.parameters(), lr=request.learning_rate, weight_decay=_WEIGHT_DECAY, fused=device.type != "mps"
+            [p for p in self.network.parameters() if p.requires_grad],
+            lr=request.learning_rate,
+            weight_decay=_WEIGHT_DECAY,
+            fused=device.type != "mps",
         )
         self.amp_dtype = amp_dtype(device, request.amp)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp_dtype is torch.float16)

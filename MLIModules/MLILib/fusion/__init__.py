@@ -1,0 +1,1 @@
+"""Label fusion: one segmentation of many, with measured trust in each rater."""
