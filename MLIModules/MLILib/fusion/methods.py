@@ -55,7 +55,7 @@ METHODS: dict[str, Method] = {
     ),
     "jlf": Method(
         "Joint label fusion",
-        "Atlases that look alike nearby err alike: their votes are shared, and small shifts of each atlas are searched.",
+        "Atlases that look alike nearby err alike, so they share a vote; small shifts of each atlas are searched.",
         "Wang 2013",
         images=True,
     ),

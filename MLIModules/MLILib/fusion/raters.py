@@ -130,7 +130,7 @@ class Consensus:
     Attributes:
         indices: (z, y, x), of the raters' labels; 0 is background.
         probabilities: (labels + 1, z, y, x) float32 that sum to 1, background first; None where not asked for.
-        weights: (raters,) or (raters, labels): trust in each rater, in the method's own measure; None where it has none.
+        weights: (raters,) or (raters, labels): trust in each rater, in the method's own measure; None without one.
         sensitivity, specificity: (raters, labels) as the method estimates them; None where it does not.
         kept: (raters,) bool; False for a rater that was left out.
         region: the box outside of which nothing was computed: all voxels there are background.
