@@ -26,7 +26,7 @@ import shutil
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +64,8 @@ class Point:
 
 @dataclasses.dataclass(frozen=True)
 class Status:
-    """What a running job shows: the stage, its fraction (0 to 1, or None), the seconds left, the last message, and the
-    curve of what is optimised, from the beginning of the job.
+    """What a running job shows: the stage, its fraction (0 to 1, or None), the seconds left, the last message, the
+    curve of what is optimised, from the beginning of the job, and how each atlas or rater fares, by name.
     """
 
     stage: str = ""
@@ -73,6 +73,7 @@ class Status:
     eta: float | None = None
     message: str = ""
     curve: tuple[Point, ...] = ()
+    raters: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 #: A job: yields a call to the worker, a status to show, or None; returns its result.
@@ -350,7 +351,7 @@ class JobRunner:
 
     def _hear(self, job: Job, event: Event) -> None:
         kind = event["event"]
-        if kind in ("stage", "fraction", "message", "curve"):
+        if kind in ("stage", "fraction", "message", "curve", "rater"):
             if kind == "message":
                 job.messages.append(str(event["text"]))
             self._show(job, _heard(job.status, event))
@@ -447,7 +448,7 @@ def _heard(status: Status, event: Event) -> Status:
     """The status after an event of a running task."""
     kind = event["event"]
     if kind == "stage":
-        return Status(stage=str(event["name"]), fraction=0.0, curve=status.curve)
+        return Status(stage=str(event["name"]), fraction=0.0, curve=status.curve, raters=status.raters)
     if kind == "fraction":
         return dataclasses.replace(status, fraction=float(event["value"]), eta=event.get("eta"))
     if kind == "message":
@@ -455,6 +456,8 @@ def _heard(status: Status, event: Event) -> Status:
     if kind == "curve":
         point = Point(str(event["stage"]), int(event["level"]), int(event["iteration"]), float(event["value"]))
         return dataclasses.replace(status, curve=(*status.curve, point))
+    if kind == "rater":
+        return dataclasses.replace(status, raters={**status.raters, str(event["name"]): str(event["status"])})
     return status
 
 

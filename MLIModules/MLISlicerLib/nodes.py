@@ -8,6 +8,7 @@ the same parent transform, so that they lie over it and move with it.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -99,13 +100,47 @@ def grid_of(volume: slicer.vtkMRMLVolumeNode, below: slicer.vtkMRMLTransformNode
     """
     require_image(volume)
     grid = Grid(tuple(volume.GetImageData().GetDimensions()), RAS_LPS @ to_world(volume, below) @ ijk_to_ras(volume))
+    return _regular(grid, volume)
+
+
+def _regular(grid: Grid, node: slicer.vtkMRMLTransformableNode) -> Grid:
     if not np.allclose(grid.direction.T @ grid.direction, np.eye(3), atol=1e-4):
         raise BadInput(
-            f"The axes of {volume.GetName()} are not at right angles.",
+            f"The axes of {node.GetName()} are not at right angles.",
             "A transform above it shears it, or it was acquired with a tilted gantry.",
             "Resample it onto a regular grid first (module Resample Scalar/Vector/DWI Volume).",
         )
     return grid
+
+
+def grid_of_segmentation(node: slicer.vtkMRMLSegmentationNode) -> Grid:
+    """The grid that a segmentation was drawn on, as it lies in the world, in LPS.
+
+    Raises:
+        BadInput: it does not say so, or its transform bends or shears it.
+    """
+    text = node.GetSegmentation().GetConversionParameter(
+        slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName()
+    )
+    image = slicer.vtkOrientedImageData()
+    if not text or not slicer.vtkSegmentationConverter.DeserializeImageGeometry(text, image, False):
+        raise BadInput(
+            f"The segmentation {node.GetName()} does not say on which grid it was drawn.",
+            "It has no source volume.",
+            "Choose the volume that it belongs to.",
+        )
+    extent = image.GetExtent()
+    matrix = vtk.vtkMatrix4x4()
+    image.GetImageToWorldMatrix(matrix)
+    shift = np.eye(4)
+    shift[:3, 3] = extent[::2]
+    size = (extent[1] - extent[0] + 1, extent[3] - extent[2] + 1, extent[5] - extent[4] + 1)
+    return _regular(Grid(size, RAS_LPS @ to_world(node) @ matrix_of(matrix) @ shift), node)
+
+
+def same_grid(one: Grid, other: Grid) -> bool:
+    """Whether two grids have as many voxels, and these in the same places to a thousandth of a millimetre."""
+    return one.size == other.size and np.allclose(one.ijk_to_lps, other.ijk_to_lps, rtol=1e-4, atol=1e-3)
 
 
 def require_image(volume: slicer.vtkMRMLVolumeNode | None) -> None:
@@ -225,8 +260,7 @@ def place_like(node: slicer.vtkMRMLVolumeNode, volume: slicer.vtkMRMLVolumeNode)
 
 def require_grid(grid: Grid, volume: slicer.vtkMRMLVolumeNode) -> None:
     """Raise :class:`BadInput` unless `grid` is the volume's, as a result's must be."""
-    expected = grid_of(volume)
-    if grid.size != expected.size or not np.allclose(grid.ijk_to_lps, expected.ijk_to_lps, rtol=1e-4, atol=1e-3):
+    if not same_grid(grid, grid_of(volume)):
         raise BadInput(
             f"The result does not lie on the grid of {volume.GetName()}.",
             "The volume was moved or changed while the job ran.",
@@ -238,9 +272,9 @@ def fill_segmentation(
     node: slicer.vtkMRMLSegmentationNode,
     layers: Sequence[Scalars],
     labels: Sequence[Mapping[str, Any]],
-    volume: slicer.vtkMRMLVolumeNode,
+    place: slicer.vtkMRMLVolumeNode | Grid,
 ) -> None:
-    """Replace the segments of `node` by those of a label map on the grid of `volume`.
+    """Replace the segments of `node` by those of a label map.
 
     Segments of one layer share its label map, as in a segmentation that Slicer has loaded, so that nothing is copied.
 
@@ -248,22 +282,28 @@ def fill_segmentation(
         node: the segmentation.
         layers: one with the label of each voxel; or, where labels overlap, one of 0 and 1 for each label.
         labels: value, name, color (red, green, blue, 0 to 1) and terminology ("" for none) of each label.
-        volume: the segmented volume.
+        place: the segmented volume, or the grid of the label map in the world.
     """
-    matrix = vtk.vtkMatrix4x4()
-    volume.GetIJKToRASMatrix(matrix)
+    of_volume = not isinstance(place, Grid)
+    size = place.GetImageData().GetDimensions() if of_volume else place.size
+    matrix = vtk_matrix_of(ijk_to_ras(place) if of_volume else RAS_LPS @ place.ijk_to_lps)
     images = []
     for layer in layers:
         image = slicer.vtkOrientedImageData()
-        image.SetDimensions(volume.GetImageData().GetDimensions())
+        image.SetDimensions(size)
         image.GetPointData().SetScalars(layer.array)
         image.SetGeometryFromImageToWorldMatrix(matrix)
         images.append(image)
     with slicer.util.NodeModify(node):
         segmentation = node.GetSegmentation()
         segmentation.RemoveAllSegments()
-        node.SetAndObserveTransformNodeID(volume.GetTransformNodeID())
-        node.SetReferenceImageGeometryParameterFromVolumeNode(volume)
+        node.SetAndObserveTransformNodeID(place.GetTransformNodeID() if of_volume else None)
+        if of_volume:
+            node.SetReferenceImageGeometryParameterFromVolumeNode(place)
+        else:
+            converter = slicer.vtkSegmentationConverter
+            geometry = converter.SerializeImageGeometry(images[0])
+            segmentation.SetConversionParameter(converter.GetReferenceImageGeometryParameterName(), geometry)
         segmentation.SetSourceRepresentationName(_BINARY_LABELMAP)
         for index, label in enumerate(labels):
             segment = slicer.vtkSegment()
@@ -281,17 +321,17 @@ def fill_segmentation(
 def write_segments(
     node: slicer.vtkMRMLSegmentationNode,
     values: Mapping[str, int],
-    volume: slicer.vtkMRMLVolumeNode,
+    place: slicer.vtkMRMLVolumeNode | Grid,
     path: Path,
     stage: str = "",
     below: slicer.vtkMRMLTransformNode | None = None,
 ) -> Generator[Status | None, None, None]:
-    """Write segments as one label map on the grid of `volume`, resampled to the nearest voxel, some slices a step.
+    """Write segments as one label map on a grid, resampled to the nearest voxel, some slices a step.
 
     Args:
         node: the segmentation; where segments overlap, the later one wins.
         values: label to write for each segment id.
-        volume: whose grid is wanted.
+        place: the volume whose grid is wanted, or the grid.
         path: NRRD file to write.
         stage: name shown while it runs.
         below: a transform to leave out, of both (see :func:`to_world`).
@@ -299,7 +339,7 @@ def write_segments(
     Raises:
         BadInput: a segment has no binary labelmap.
     """
-    grid = grid_of(volume, below)
+    grid = place if isinstance(place, Grid) else grid_of(place, below)
     found = np.zeros(grid.size[::-1], np.uint8 if max(values.values(), default=0) < 256 else np.uint16)
     world = to_world(node, below)
     for identifier, value in values.items():
@@ -350,6 +390,14 @@ def node_or_new(given: Any, class_name: str, name: str) -> Any:
     return slicer.mrmlScene.AddNewNodeByClass(class_name, slicer.mrmlScene.GenerateUniqueName(name))
 
 
+def chart_or_new(given: Any, name: str) -> slicer.vtkMRMLPlotChartNode:
+    """As :func:`node_or_new` for a chart; the series that the given one showed are removed from the scene."""
+    chart = node_or_new(given, "vtkMRMLPlotChartNode", name)
+    for old in [chart.GetNthPlotSeriesNode(n) for n in range(chart.GetNumberOfPlotSeriesNodes())]:
+        slicer.mrmlScene.RemoveNode(old)
+    return chart
+
+
 def fill_table(node: slicer.vtkMRMLTableNode, columns: Mapping[str, Sequence[str] | Sequence[float]]) -> None:
     """Replace a table's columns: texts become string columns, numbers double columns."""
     table = vtk.vtkTable()
@@ -371,6 +419,7 @@ def fill_bar_plot(
     title: str,
     labels: str,
     y_title: str,
+    y_range: tuple[float, float] | None = (0.0, 1.0),
 ) -> None:
     """Show columns of a table as bars beside each other.
 
@@ -381,6 +430,7 @@ def fill_bar_plot(
         title: of the chart.
         labels: column with the text under each group of bars.
         y_title: of the vertical axis.
+        y_range: of the vertical axis; None fits it to the numbers.
     """
     chart.RemoveAllPlotSeriesNodeIDs()
     for index, (name, series) in enumerate(columns.items()):
@@ -394,8 +444,9 @@ def fill_bar_plot(
     chart.SetTitle(title)
     chart.SetXAxisTitle("")
     chart.SetYAxisTitle(y_title)
-    chart.SetYAxisRangeAuto(False)
-    chart.SetYAxisRange(0.0, 1.0)
+    chart.SetYAxisRangeAuto(y_range is None)
+    if y_range is not None:
+        chart.SetYAxisRange(*y_range)
 
 
 def fill_line_plot(
@@ -439,7 +490,7 @@ def fill_text(node: slicer.vtkMRMLTextNode, text: str) -> None:
     node.SetForceCreateStorageNode(slicer.vtkMRMLTextNode.CreateStorageNodeNever)
 
 
-def file_beside(node: slicer.vtkMRMLNode, volume: slicer.vtkMRMLVolumeNode) -> None:
+def file_beside(node: slicer.vtkMRMLNode, volume: slicer.vtkMRMLNode) -> None:
     """Put a result into the patient, study or folder that the volume is in, in the Data module's tree."""
     hierarchy = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLSubjectHierarchyNode")
     if hierarchy is None:
@@ -447,6 +498,14 @@ def file_beside(node: slicer.vtkMRMLNode, volume: slicer.vtkMRMLVolumeNode) -> N
     place, item = hierarchy.GetItemByDataNode(volume), hierarchy.GetItemByDataNode(node)
     if place and item:  # 0 is no item
         hierarchy.SetItemParent(item, hierarchy.GetItemParent(place))
+
+
+def file_results_beside(result: Any, volume: slicer.vtkMRMLNode) -> None:
+    """File every node among the fields of a result (a dataclass) beside a volume (see :func:`file_beside`)."""
+    for field in dataclasses.fields(result):
+        node = getattr(result, field.name)
+        if isinstance(node, slicer.vtkMRMLNode):
+            file_beside(node, volume)
 
 
 # -- all or nothing

@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import slicer
 from slicer.i18n import tr as _
 
 from MLILib.registration.similarity_words import WORDS
@@ -70,7 +69,7 @@ def show_charts(result: Any, details: Mapping[str, Any], names: Mapping[int, str
             },
         )
         title = _("{name} curve plot").format(name=told)
-        result.curve_chart = _chart(previous.get("curve_chart"), title)
+        result.curve_chart = nodes.chart_or_new(previous.get("curve_chart"), title)
         series = {_("Value"): node_or_new(None, "vtkMRMLPlotSeriesNode", _("{name} curve series").format(name=told))}
         nodes.fill_line_plot(
             result.curve_chart,
@@ -97,7 +96,7 @@ def show_charts(result: Any, details: Mapping[str, Any], names: Mapping[int, str
                 _("After"): [pair[1] for pair in values.values()],
             },
         )
-        result.overlap_chart = _chart(held, _("{name} overlap plot").format(name=told))
+        result.overlap_chart = nodes.chart_or_new(held, _("{name} overlap plot").format(name=told))
         nodes.fill_bar_plot(
             result.overlap_chart,
             bars,
@@ -112,13 +111,6 @@ def warnings(details: Mapping[str, Any]) -> list[str]:
     """What looks wrong, in words, each sentence once."""
     found: Sequence[str] = [*(details.get("warnings") or ()), *((details.get("quality") or {}).get("warnings") or ())]
     return list(dict.fromkeys(found))
-
-
-def _chart(given: Any, name: str) -> Any:
-    chart = node_or_new(given, "vtkMRMLPlotChartNode", name)
-    for old in [chart.GetNthPlotSeriesNode(n) for n in range(chart.GetNumberOfPlotSeriesNodes())]:
-        slicer.mrmlScene.RemoveNode(old)
-    return chart
 
 
 def _name(label: Any, names: Mapping[int, str]) -> str:

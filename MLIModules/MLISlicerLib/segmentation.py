@@ -17,28 +17,11 @@ from slicer.i18n import tr as _
 
 from MLILib.errors import BadInput, MLIError
 
-from . import display, nodes
+from . import comparison, display, nodes
 from .jobs import Call, JobFolder, Status, Steps
 from .nodes import node_or_new
 from .transfer import discard, read_nrrd
 from .wording import record_text, with_names
-
-#: Metrics in the table of agreement: key of the task "evaluate" and heading.
-_METRICS = {
-    "dice": "Dice",
-    "surface_dice": "Surface Dice",
-    "hausdorff95": "Hausdorff 95% (mm)",
-    "assd": "Mean distance (mm)",
-    "precision": "Precision",
-    "recall": "Recall",
-    "specificity": "Specificity",
-    "accuracy": "Accuracy",
-    "f1": "F1",
-    "jaccard": "Jaccard",
-    "volume_similarity": "Volume similarity",
-    "hausdorff": "Hausdorff (mm)",
-}
-_BARS = ("Dice", "Surface Dice")
 
 
 @dataclasses.dataclass
@@ -119,7 +102,8 @@ def steps(inputs: Inputs) -> Steps:
             yield from discard(path)
         metrics = None
         if inputs.reference is not None:
-            metrics = yield from _compare(inputs, volume, details, folder)
+            labels, output = details["labels"], files["output"]
+            metrics = yield from comparison.measure(inputs.reference, labels, output, volume, folder, inputs.tolerance)
         layers, grid = yield from _read_labels(files["output"])
         grids = [grid]
         maps = {}
@@ -156,57 +140,6 @@ def _read_labels(path: Path) -> Steps:
             layer[k] = voxels[k, ..., component]
             yield Status(stage)
     return layers, grid
-
-
-def _compare(inputs: Inputs, volume: slicer.vtkMRMLScalarVolumeNode, details: Mapping[str, Any], folder: Path) -> Steps:
-    """Measure the label map against the reference, whose segments are matched by name."""
-    values, names = match(inputs.reference, details["labels"])
-    path = folder / "reference.nrrd"
-    yield from nodes.write_segments(inputs.reference, values, volume, path, _("Preparing the reference"))
-    return (
-        yield Call(
-            "evaluate",
-            {
-                "prediction": details["output"],
-                "reference": str(path),
-                "tolerance": inputs.tolerance,
-                "labels": [f"{value}={label}" for value, label in names.items()],
-            },
-        )
-    )
-
-
-def match(
-    reference: slicer.vtkMRMLSegmentationNode, labels: Sequence[Mapping[str, Any]]
-) -> tuple[dict[str, int], dict[int, str]]:
-    """Pair the segments of a reference with a model's labels, by name without regard to case.
-
-    Returns:
-        The label of each segment id, and the name of each label. A segment that no label is called like gets a label
-        of its own, so that it counts as missed; a single segment stands for a single label whatever its name.
-
-    Raises:
-        BadInput: no segment has the name of a label.
-    """
-    segmentation = reference.GetSegmentation()
-    ids = [segmentation.GetNthSegmentID(index) for index in range(segmentation.GetNumberOfSegments())]
-    segments = {identifier: segmentation.GetSegment(identifier).GetName() for identifier in ids}
-    names = {int(label["value"]): str(label["name"]) for label in labels}
-    if len(segments) == 1 and len(names) == 1:
-        return dict.fromkeys(segments, next(iter(names))), names
-    wanted = {name.casefold(): value for value, name in names.items()}
-    values = {identifier: wanted[name.casefold()] for identifier, name in segments.items() if name.casefold() in wanted}
-    if not values:
-        raise BadInput(
-            f"The reference {reference.GetName()} cannot be compared with the result.",
-            f"Its segments are {_list(segments.values())}, the model's labels {_list(names.values())}.",
-            "Rename the segments of the reference like the labels (Segmentations module).",
-        )
-    for identifier, name in segments.items():
-        if identifier not in values:
-            values[identifier] = max(names) + 1
-            names[values[identifier]] = name
-    return values, names
 
 
 def _show(
@@ -255,41 +188,7 @@ def _show(
             else:
                 result.mutual_information = node
     if metrics is not None:
-        _show_metrics(result, metrics, inputs.previous)
-    for field in dataclasses.fields(result):
-        node = getattr(result, field.name)
-        if field.name != "details" and node is not None:
-            nodes.file_beside(node, volume)
+        result.metrics, result.chart = comparison.show(told, metrics, inputs.previous)
+    nodes.file_results_beside(result, volume)
     display.show_over(volume, result.uncertainty)
     return result
-
-
-def _show_metrics(result: Result, metrics: Mapping[str, Any], previous: Mapping[str, Any]) -> None:
-    rows = [*metrics["labels"], "mean"]
-    columns: dict[str, list[str]] = {_("Structure"): [*metrics["labels"], _("mean")]}
-    columns |= {heading: [_number(metrics[row].get(key)) for row in rows] for key, heading in _METRICS.items()}
-    numbers = {heading: [math.nan if v == "" else float(v) for v in columns[heading]] for heading in _METRICS.values()}
-    name = result.segmentation.GetName()
-    result.metrics = node_or_new(previous.get("metrics"), "vtkMRMLTableNode", _("{name} agreement").format(name=name))
-    nodes.fill_table(result.metrics, {_("Structure"): columns[_("Structure")], **numbers})
-    title = _("{name} agreement plot").format(name=name)
-    result.chart = node_or_new(previous.get("chart"), "vtkMRMLPlotChartNode", title)
-    for old in [result.chart.GetNthPlotSeriesNode(n) for n in range(result.chart.GetNumberOfPlotSeriesNodes())]:
-        slicer.mrmlScene.RemoveNode(old)
-    nodes.fill_bar_plot(
-        result.chart,
-        result.metrics,
-        {heading: node_or_new(None, "vtkMRMLPlotSeriesNode", heading) for heading in _BARS},
-        title=_("Agreement with the reference"),
-        labels=_("Structure"),
-        y_title=_("Score"),
-    )
-
-
-def _number(value: Any) -> str:
-    """A metric for the table; "" where it is not defined."""
-    return "" if value is None or not math.isfinite(value) else f"{value:.4g}"
-
-
-def _list(names: Any) -> str:
-    return ", ".join(f"'{name}'" for name in names) or "none"
