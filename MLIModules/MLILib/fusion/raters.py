@@ -74,12 +74,20 @@ class Raters:
 
     def box(self, margin: int = 0) -> Region:
         """The smallest box that holds what any rater drew, `margin` voxels wider on each side, within the image."""
-        union = self.union()
-        found = []
-        for axis, n in enumerate(union.shape):
-            along = np.flatnonzero(union.any(axis=tuple(k for k in range(union.ndim) if k != axis)))
-            found.append(slice(max(int(along[0]) - margin, 0), min(int(along[-1]) + 1 + margin, n)))
-        return tuple(found)
+        return box_around(self.union(), margin)
+
+    def whole(self) -> Region:
+        """The whole image."""
+        return tuple(slice(0, n) for n in self.stack.shape[1:])
+
+
+def box_around(mask: npt.NDArray[np.bool_], margin: int = 0) -> Region:
+    """The smallest box that holds the true voxels, of which there is one or more, and `margin` voxels beyond."""
+    found = []
+    for axis, n in enumerate(mask.shape):
+        along = np.flatnonzero(mask.any(axis=tuple(k for k in range(mask.ndim) if k != axis)))
+        found.append(slice(max(int(along[0]) - margin, 0), min(int(along[-1]) + 1 + margin, n)))
+    return tuple(found)
 
 
 def raters(
@@ -109,18 +117,42 @@ def raters(
                 "They were drawn on another image, or resampled.",
                 "Resample them to one grid, or give the target image and the atlases instead.",
             )
-    arrays = [label_array(image, name) for name, image in zip(names, images, strict=True)]
-    values = sorted(set().union(*(np.unique(one).tolist() for one in arrays)) - {0})
+    # Arrays are made twice rather than kept: a copy of an image is quick, and all at once would double the memory.
+    drawn = (_values(label_array(image, name)) for name, image in zip(names, images, strict=True))
+    values = sorted(set().union(*drawn) - {0})
     if not values:
         raise BadInput(
             "The labels of all raters are empty.", "No voxel of any of them is other than 0.", "Give the drawn labels."
         )
-    lookup = np.array([0, *values])
-    stack = np.empty((len(arrays), *arrays[0].shape), dtype=np.uint8 if len(values) < 256 else np.uint16)
-    for i, one in enumerate(arrays):
-        stack[i] = np.searchsorted(lookup, one)
+    stack = np.empty((len(images), *Grid.of(images[0]).shape), dtype=np.uint8 if len(values) < 256 else np.uint16)
+    for one, name, image in zip(stack, names, images, strict=True):
+        _renumber(label_array(image, name), values, one)
     found = tuple(label(value, (label_names or {}).get(value, str(value)), {}) for value in values)
     return Raters(Grid.of(images[0]), names, found, stack)
+
+
+def _values(array: npt.NDArray[Any]) -> set[int]:
+    """The values that occur."""
+    most = int(array.max(initial=0))
+    if most >= 1 << 16:
+        return set(np.unique(array).tolist())
+    seen = np.zeros(most + 1, dtype=bool)
+    for part in array:
+        seen[part] = True
+    return set(np.flatnonzero(seen).tolist())
+
+
+def _renumber(array: npt.NDArray[Any], values: Sequence[int], out: npt.NDArray[Any]) -> None:
+    """Write 0 for 0 and i + 1 for values[i], which ascend."""
+    if values[-1] == len(values):
+        out[...] = array
+    elif values[-1] < 1 << 16:
+        number = np.zeros(values[-1] + 1, dtype=out.dtype)
+        number[list(values)] = np.arange(1, len(values) + 1)
+        for part, target in zip(array, out, strict=True):
+            target[...] = number[part]
+    else:
+        out[...] = np.searchsorted([0, *values], array)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
