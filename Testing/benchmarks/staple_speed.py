@@ -1,4 +1,4 @@
-"""STAPLE beside SimpleITK's filter on the same label maps, in one run: time, peak memory and how far the answers differ.
+"""STAPLE beside SimpleITK's filter on the same label maps, in one run: time, peak memory and how the answers differ.
 
 Raters draw one soft body, each with borders of his own that wander by some voxels ("borders", as people and atlases
 do); or each gets every voxel wrong now and then, whatever the others say ("noise", the hardest case for a method that
@@ -50,20 +50,23 @@ def draw(kind: str, raters: int, size: int) -> np.ndarray:
     return out
 
 
-def peak() -> int:
-    """Most memory that this process has held, bytes; 0 where the system does not tell."""
+def memory(key: str) -> int:
+    """Of this process, bytes: VmRSS now, VmHWM the most so far; 0 where the system does not tell."""
     status = Path("/proc/self/status")
     lines = status.read_text(encoding="ascii").splitlines() if status.exists() else []
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(key)), 0)
 
 
 def child(tool: str, stack: Path, answer: Path) -> None:
     """Fuse once in this process; prints seconds and bytes, writes rates and probabilities."""
-    images = [sitk.GetImageFromArray(one) for one in np.load(stack, mmap_mode="r")]
-    if tool == "mli":
-        from MLILib.fusion.raters import raters
-        from MLILib.fusion.staple import staple
-    before = peak()
+    images = [sitk.GetImageFromArray(one) for one in np.load(stack)]
+
+    from MLILib.fusion.raters import raters
+    from MLILib.fusion.staple import staple
+    from MLILib.record import PeakMemory
+
+    PeakMemory()  # sets the mark back to what is held now
+    before = memory("VmRSS")
     started = time.perf_counter()
     if tool == "mli":
         found = staple(raters(images), probabilities=True)
@@ -80,7 +83,7 @@ def child(tool: str, stack: Path, answer: Path) -> None:
         seconds = time.perf_counter() - started
         rates = [np.array(method.GetSensitivity()), np.array(method.GetSpecificity())]
         truth, iterations = sitk.GetArrayViewFromImage(image), method.GetElapsedIterations() + 1
-    print(json.dumps({"seconds": seconds, "bytes": peak() - before, "iterations": iterations}))
+    print(json.dumps({"seconds": seconds, "bytes": memory("VmHWM") - before, "iterations": iterations}))
     np.savez(answer, rates=np.array(rates), truth=truth)
 
 

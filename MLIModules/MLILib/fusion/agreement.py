@@ -77,9 +77,14 @@ def entropy(raters: Raters) -> npt.NDArray[np.float32]:
     """
     region = raters.whole()
     found = patterns.find(raters.stack, len(raters.labels) + 1, region)
+    return found.place(entropy_of(found), region, raters.stack.shape[1:])
+
+
+def entropy_of(found: Patterns) -> npt.NDArray[np.float32]:
+    """:func:`entropy` of each pattern."""
     bits = np.zeros(len(found.counts), dtype=np.float32)
     for part in found.blocks():
         shares = found.votes(part) / found.decisions.shape[1]
         logs = np.log2(shares, out=np.zeros_like(shares), where=shares > 0)
         bits[part] = np.abs((shares * logs).sum(axis=1))
-    return found.place(bits, region, raters.stack.shape[1:])
+    return bits
