@@ -27,8 +27,8 @@ class Progress:
 
     Args:
         sink: called with each event, a dict of plain values with the key ``event``: ``stage`` (name), ``fraction``
-            (value in 0..1 of the current stage, eta in seconds or None), ``message`` (text) or ``curve`` (stage, level,
-            iteration, value).
+            (value in 0..1 of the current stage, eta in seconds or None), ``message`` (text), ``curve`` (stage, level,
+            iteration, value) or ``rater`` (name, status).
         cancelled: asked at each report; True raises :class:`Cancelled` in the task.
         clock: seconds, monotonic; tests hand in their own.
         interval: seconds between two ``fraction`` or two ``curve`` events, so that a fast loop does not flood a pipe.
@@ -97,6 +97,14 @@ class Progress:
         self._sink(
             {"event": "curve", "stage": stage, "level": int(level), "iteration": int(iteration), "value": float(value)}
         )
+
+    def rater(self, name: str, status: str) -> None:
+        """How one of several atlases or raters fares: waiting, registering, cached, done, failed, left out.
+
+        None of these events is left out: each is the only one that tells.
+        """
+        self.check_cancelled()
+        self._sink({"event": "rater", "name": name, "status": status})
 
     def message(self, text: str) -> None:
         """A sentence for the reader: a choice made, a fallback taken."""

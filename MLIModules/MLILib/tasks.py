@@ -11,6 +11,7 @@ import importlib
 from typing import Any, ClassVar
 
 from .errors import BadInput
+from .fusion.requests import AtlasesCheckRequest, FuseRequest, TrainDeepStapleRequest
 from .progress import Progress
 from .registration.requests import RegisterRequest, TemplateRequest, TrainRegistrationRequest
 from .segmentation.requests import EvaluateRequest, SegmentRequest, TrainSegmentationRequest
@@ -87,6 +88,9 @@ REQUESTS: tuple[type[Request], ...] = (
     RegisterRequest,
     TemplateRequest,
     TrainRegistrationRequest,
+    FuseRequest,
+    AtlasesCheckRequest,
+    TrainDeepStapleRequest,
     ModelsListRequest,
     ModelsInfoRequest,
     ModelsImportRequest,

@@ -3,8 +3,8 @@
 In: ``{"id": 1, "task": "segment", "request": {...}}``, ``{"quit": true}``; the end of standard input ends the process
 at once, also in the middle of a task, so that no worker outlives its Slicer.
 Out: ``hello`` (pid, pgid, python, version), then for each request ``stage``, ``fraction`` (value, eta in s),
-``message``, and at last ``result`` or ``error``; each carries the request's id. What libraries print goes to standard
-error.
+``message``, ``curve``, ``rater``, and at last ``result`` or ``error``; each carries the request's id. What libraries
+print goes to standard error.
 
 A process stays for many requests: the second one pays for no import, no CUDA start and no model load.
 """

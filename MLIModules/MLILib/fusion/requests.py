@@ -10,9 +10,10 @@ from ..settings import Request, device_setting, setting
 from .methods import METHODS
 
 REGIONS = ("union", "image")
+BORDERS = ("smooth", "nearest")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class FuseRequest(Request):
     """Make one segmentation of many: of atlases that are registered to a target, or of raters on one grid."""
 
@@ -42,6 +43,11 @@ class FuseRequest(Request):
     method: str = setting("jlf", "How labels are fused.", choices=tuple(METHODS))
     registration: str = setting(
         "deformable", "How atlases are registered: a preset's name, or a registration model's.", metavar="PRESET|MODEL"
+    )
+    borders: str = setting(
+        "smooth",
+        "How labels are brought to the target: smooth interpolates each label's mask, nearest takes the nearest voxel.",
+        choices=BORDERS,
     )
     select: int = setting(
         0,
@@ -91,7 +97,9 @@ class FuseRequest(Request):
     cache: str = setting(
         "", "Folder of registered atlases that are used again; by default in the user's cache.", metavar="FOLDER"
     )
-    keep: bool = setting(True, "Keep the registered atlases, so that another method need not register again.")
+    keep: bool = setting(
+        True, "Keep the registered atlases and use those kept, so that another method need not register again."
+    )
     device: str = device_setting()
     seed: int = setting(0, "Seed of registration and training.", minimum=0, maximum=2**31 - 1)
     trust: tuple[str, ...] = setting(
@@ -137,7 +145,7 @@ class AtlasesCheckRequest(Request):
     )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainDeepStapleRequest(Request):
     """Learn from registered atlas labels which of them to trust, and train a network on their consensus."""
 

@@ -55,7 +55,7 @@ def run(request: EvaluateRequest, progress: Progress) -> dict[str, Any]:
         BadInput: a file cannot be compared, or no case of a folder can.
     """
     memory = record.PeakMemory()
-    names = _names(request.labels)
+    names = label_names(request.labels)
     prediction, reference = Path(request.prediction), Path(request.reference)
     if prediction.is_dir() != reference.is_dir():
         raise BadInput(
@@ -187,7 +187,7 @@ def _cases(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _names(texts: Sequence[str]) -> dict[int, str]:
+def label_names(texts: Sequence[str]) -> dict[int, str]:
     """The names of label values that the request gives as VALUE=NAME."""
     names: dict[int, str] = {}
     for text in texts:
