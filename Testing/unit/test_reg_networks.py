@@ -170,6 +170,101 @@ class TestDemons:
         assert not torch.equal(used.displacement, displacement(used.velocities[-1], (SIDE, SIDE)))
 
 
+class Marks(torch.nn.Module):
+    """In place of a network that marks structures: what it is told, whatever the images show."""
+
+    def __init__(self, logits: torch.Tensor) -> None:
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.logits
+
+
+class Expert(torch.nn.Module):
+    """An expert sure that the first label grows along its first spatial axis; it notes what it saw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slope = torch.nn.Parameter(torch.tensor(0.25))
+        self.seen: list[torch.Tensor] = []
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        self.seen.append(image)
+        out = image.new_zeros(1, 3, *image.shape[2:])
+        along = torch.arange(image.shape[2], dtype=image.dtype).view(-1, *[1] * (image.ndim - 3))
+        out[:, 1] = self.slope * along
+        return out
+
+
+class TestExpert:
+    SHAPE = (48, 64)
+    #: Of each disc's 11 x 11 voxels with a margin of 4, grown to multiples of 8.
+    BOXES = ((slice(8, 32), slice(18, 42)), (slice(12, 36), slice(30, 54)))
+
+    def network(self, marked: bool = True) -> tuple[ISTN, Expert, torch.Tensor]:
+        """It marks a disc of the first label about (20, 30) in the fixed image and about (24, 42) in the moving one."""
+        discs = torch.cat([blob(centre, self.SHAPE) for centre in ((20.0, 30.0), (24.0, 42.0))])
+        logits = torch.cat([torch.zeros_like(discs), 6 * (discs - 0.501), torch.full_like(discs, -5.0)], 1)
+        if not marked:
+            logits = torch.tensor([9.0, 0.0, 0.0]).view(1, 3, 1, 1).expand(2, 3, *self.SHAPE).clone()
+        torch.manual_seed(0)
+        expert = Expert()
+        network = ISTN(2, 1, 2, structure_features=(4, 6), features=(4, 6), expert=expert).eval()
+        network.structures = Marks(logits)
+        return network, expert, logits
+
+    def pair(self) -> torch.Tensor:
+        return torch.randn(2, 1, 1, *self.SHAPE, generator=torch.Generator().manual_seed(2))
+
+    def test_it_sees_the_box_of_each_image_in_the_axis_order_it_was_trained_in(self) -> None:
+        network, expert, _ = self.network()
+        pair = self.pair()
+        with torch.no_grad():
+            network(*pair)
+        for seen, image, (rows, columns) in zip(expert.seen, pair, self.BOXES, strict=True):
+            assert torch.equal(seen, image[:, :, rows, columns].transpose(2, 3))
+
+    def test_maps_change_in_the_box_only_and_there_to_the_mean_of_both(self) -> None:
+        network, _, logits = self.network()
+        with torch.no_grad():
+            found = network(*self.pair()).structures
+        for one, before, (rows, columns) in zip(found, logits.log_softmax(1).split(1), self.BOXES, strict=True):
+            outside = torch.ones(self.SHAPE, dtype=torch.bool)
+            outside[rows, columns] = False
+            assert torch.equal(one[..., outside], before[..., outside])
+            # e^(x / 4) of the label against 1 + 1 of the others, x from the box's first column
+            x = torch.arange(24.0).expand(24, 24)
+            opinion = torch.stack([torch.zeros_like(x), x / 4, torch.zeros_like(x)]).log_softmax(0)
+            torch.testing.assert_close(one[0, :, rows, columns], (before[0, :, rows, columns] + opinion) / 2)
+
+    def test_the_cascade_registers_by_what_it_says(self) -> None:
+        network, _, _ = self.network()
+        roughened(network.cascade, 0.3)
+        pair = self.pair()
+        with torch.no_grad():
+            told = network(*pair)
+            network.expert = None
+            alone = network(*pair)
+        assert float((told.velocities[-1] - alone.velocities[-1]).abs().max()) > 0.01
+
+    def test_it_is_not_asked_while_the_rest_is_trained_nor_trained_itself(self) -> None:
+        network, expert, logits = self.network()
+        network.train()
+        prediction = network(*self.pair())
+        assert expert.seen == []
+        assert torch.equal(torch.cat(prediction.structures), logits)
+        assert not any(p.requires_grad for p in expert.parameters())
+        assert any(p.requires_grad for p in network.parameters())
+
+    def test_it_is_not_asked_where_nothing_is_marked(self) -> None:
+        network, expert, logits = self.network(marked=False)
+        with torch.no_grad():
+            found = network(*self.pair()).structures
+        assert expert.seen == []
+        assert torch.equal(torch.cat(found), logits.log_softmax(1))
+
+
 class TestAffine:
     def test_a_rotation_turns_about_the_middle(self) -> None:
         angle = torch.tensor(0.3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import SimpleITK as sitk
 
 torch = pytest.importorskip("torch")
 
+from tiny_bundle import write_json, write_tiny_bundle  # noqa: E402
 from tiny_dataset import write_dataset  # noqa: E402
 
 from MLILib import bundles  # noqa: E402
@@ -150,6 +152,109 @@ class TestLabels:
         write_dataset(tmp_path, 6, size=(30, 26))
         with pytest.raises(BadInput, match="--labels"):
             train(request_in(tmp_path, labels=False, **settings))
+
+
+def write_expert(folder: Path, **kind: Any) -> Path:
+    """A 2-D segmentation model of the ellipses' labels with random weights, such as mli train segmentation makes."""
+    from monai.networks.nets import DynUNet
+
+    write_tiny_bundle(folder, **({"labels": ("left", "right"), "dims": 2} | kind))
+    definition: dict[str, Any] = {
+        "spatial_dims": 2, "in_channels": 1, "out_channels": 3, "kernel_size": [3, 3, 3], "strides": [1, 2, 2],
+        "upsample_kernel_size": [2, 2], "filters": [4, 6, 8],
+    }  # fmt: skip
+    if not kind:
+        path = folder / "configs" / "inference.json"
+        config = json.loads(path.read_text(encoding="utf-8"))
+        write_json(path, config | {"network_def": {"_target_": "DynUNet"} | definition})
+        torch.manual_seed(4)
+        torch.save(DynUNet(**definition).state_dict(), folder / "models" / "model.pt")
+    return folder
+
+
+class TestExpert:
+    @pytest.fixture(scope="class")
+    def guided(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """A folder with an expert, and a bundle "bundle" that was trained with it."""
+        folder = tmp_path_factory.mktemp("expert")
+        write_dataset(folder, 6, size=(30, 26))
+        expert = write_expert(folder / "expert")
+        train(request_in(folder, network="istn", expert=str(expert), epochs=4))
+        return folder
+
+    def test_its_weights_are_in_the_bundle_as_they_were(self, guided: Path) -> None:
+        own, theirs = (
+            torch.load(guided / name / "models" / "model.pt", weights_only=True) for name in ("bundle", "expert")
+        )
+        assert {name.removeprefix("expert.") for name in own if name.startswith("expert.")} == set(theirs)
+        for name, value in theirs.items():
+            assert torch.equal(own[f"expert.{name}"], value.half()), name
+
+    def test_the_rest_is_trained_as_without_it(self, guided: Path) -> None:
+        """It is asked only when the network is used: the other weights are those of a training that has none."""
+        train(request_in(guided, "alone", network="istn", epochs=4, fold=-1))
+        train(request_in(guided, "both", network="istn", epochs=4, fold=-1, expert=str(guided / "expert")))
+        alone, both = (
+            torch.load(guided / name / "models" / "model.pt", weights_only=True) for name in ("alone", "both")
+        )
+        assert set(alone) == {name for name in both if not name.startswith("expert.")}
+        for name, value in alone.items():
+            assert torch.equal(value, both[name]), name
+
+    def test_the_bundle_loads_without_trust_and_asks_it(self, guided: Path) -> None:
+        bundle = bundles.find(str(guided / "bundle"))
+        assert not bundle.trusted
+        network = bundles.network(bundle)
+        asked: list[tuple[int, ...]] = []
+        network.expert.register_forward_hook(lambda module, given, found: asked.append(tuple(given[0].shape)))
+        label = torch.zeros(1, 32, 32, dtype=torch.long)
+        label[:, 10:12, 8:24] = 1
+        sure = 9.0 * torch.nn.functional.one_hot(label, 3).movedim(-1, 1).float()
+        network.structures.forward = lambda images: sure.expand(2, -1, -1, -1)
+        with torch.no_grad():
+            network(torch.zeros(1, 1, 32, 32), torch.zeros(1, 1, 32, 32))
+        # 16 columns and 2 rows with a margin of 4, in multiples of 8; x comes first, as in its training
+        assert asked == [(1, 1, 24, 16)] * 2
+
+    def test_a_callable_hidden_in_its_place_is_refused(self, guided: Path, tmp_path: Path) -> None:
+        shutil.copytree(guided / "bundle", tmp_path / "bundle")
+        path = tmp_path / "bundle" / "configs" / "inference.json"
+        config = json.loads(path.read_text(encoding="utf-8"))
+        config["network_def"]["expert"] = {"_target_": "os.makedirs", "name": str(tmp_path / "made")}
+        write_json(path, config)
+        with pytest.raises(BadInput, match=r"os\.makedirs"):
+            bundles.network(bundles.find(str(tmp_path / "bundle")))
+        assert not (tmp_path / "made").exists()
+
+    def test_the_card_names_it_without_its_place(self, guided: Path) -> None:
+        card = (guided / "bundle" / "docs" / "README.md").read_text(encoding="utf-8")
+        assert "the model expert in it as trained" in card
+        assert "--expert expert" in card
+        assert str(guided) not in card
+
+    @pytest.mark.parametrize(
+        ("kind", "cause"),
+        [
+            ({"labels": ("one",)}, "mark 2 labels"), ({"channels": 2}, "take 1 channel"), ({"dims": 3}, "be 2-D"),
+            # it halves the image four times: of a box of 16 voxels one would be left, too few to normalise
+            ({"dims": 2}, "box of 16 voxels"),
+        ],
+    )  # fmt: skip
+    def test_one_of_another_kind_is_refused(self, kind: dict[str, Any], cause: str, tmp_path: Path) -> None:
+        write_dataset(tmp_path, 6, size=(30, 26))
+        expert = write_expert(tmp_path / "expert", **kind)
+        with pytest.raises(BadInput, match=cause) as refused:
+            train(request_in(tmp_path, network="istn", expert=str(expert)))
+        assert "expert cannot be the expert" in str(refused.value)
+        assert not (tmp_path / "bundle").exists()
+
+    def test_a_registration_model_is_refused(self, guided: Path) -> None:
+        with pytest.raises(BadInput, match="cannot be the expert"):
+            train(request_in(guided, "other", network="istn", expert=str(guided / "bundle")))
+
+    def test_only_an_istn_has_one(self, guided: Path) -> None:
+        with pytest.raises(BadInput, match="takes no expert"):
+            train(request_in(guided, "other", network="cascade", expert=str(guided / "expert")))
 
 
 class TestResume:

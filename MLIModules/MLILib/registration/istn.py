@@ -16,7 +16,7 @@ from .demons import demons, marked_box
 from .networks import Prediction, UNet, depth_to_space, space_to_depth
 
 #: Voxels around the structures that an expert sees, and what the sides of its box are multiples of.
-_MARGIN, _EXPERT_MULTIPLE = 4, 8
+_MARGIN, EXPERT_MULTIPLE = 4, 8
 
 
 class Structures(nn.Module):
@@ -91,7 +91,7 @@ class ISTN(nn.Module):
         """Log-probabilities of one image's structures, the mean with the expert's inside their box."""
         assert self.expert is not None
         logits = logits.log_softmax(1)
-        box = marked_box(logits.argmax(1) > 0, _MARGIN, _EXPERT_MULTIPLE)
+        box = marked_box(logits.argmax(1) > 0, _MARGIN, EXPERT_MULTIPLE)
         if box is None:
             return logits
         inside = (slice(None), slice(None), *box)

@@ -36,6 +36,7 @@ from ..segmentation.bundle_writer import (
 )
 from ..segmentation.dataset import Case, Dataset, Split
 from .conversion import to_sitk
+from .istn import EXPERT_MULTIPLE
 from .jacobian import of_transform
 from .learned import predict
 from .placement import centred
@@ -121,6 +122,34 @@ def find_expert(name: str, channels: int, labels: int, dimensions: int) -> Bundl
             "Give a segmentation model that was trained on this data set.",
         )
     return bundle
+
+
+def expert_network(bundle: Bundle) -> torch.nn.Module:
+    """The network of a segmentation model as an expert, with its weights.
+
+    Raises:
+        BadInput: it does not take boxes of any size that :class:`.istn.ISTN` cuts out.
+    """
+    network = bundles.network(bundle)
+    channels, labels = len(bundle.channels), len(bundle.output_channels)
+    for side in (2 * EXPERT_MULTIPLE, 3 * EXPERT_MULTIPLE):
+        shape = (side,) * bundle.dimensions
+        try:
+            with torch.inference_mode():
+                found = tuple(network(torch.zeros(1, channels, *shape)).shape)
+        except (RuntimeError, ValueError, AttributeError) as error:
+            raise _unfit_for_boxes(bundle, side) from error
+        if found != (1, labels, *shape):
+            raise _unfit_for_boxes(bundle, side)
+    return network
+
+
+def _unfit_for_boxes(bundle: Bundle, side: int) -> BadInput:
+    return BadInput(
+        f"The model {bundle.name} cannot be the expert.",
+        f"Its network does not turn a box of {side} voxels an axis into labels of as many.",
+        "Give a model made by mli train segmentation.",
+    )
 
 
 def write_bundle(
@@ -309,7 +338,10 @@ def model_card(name: str, description: Description, summary: Mapping[str, Mappin
     """docs/README.md: what the model is for, how it was made, what was measured, what it cannot do."""
     request, split = description.request, description.split
     words = read_words(request.describe)
-    repeated = dataclasses.replace(request, **portable(request.dataset, request.output, request.describe))
+    expert = Path(request.expert).name
+    repeated = dataclasses.replace(
+        request, **portable(request.dataset, request.output, request.describe), expert=expert
+    )
     spacing = " x ".join(f"{s:g}" for s in description.spacing)
     lines = [
         f"# {words.get('title', name)}",
@@ -359,7 +391,7 @@ def model_card(name: str, description: Description, summary: Mapping[str, Mappin
         f"`{repeated.command()}`",
         "",
         f"- network: {request.network}, {parameters / 1e6:.2f} million parameters, weights in half precision"
-        + (f"; the model {request.expert} in it as trained" if request.expert else ""),
+        + (f"; the model {expert} in it as trained" if expert else ""),
         f"- canvas of {' x '.join(str(n) for n in description.size)} voxels of {spacing} mm; larger images get a "
         "larger one",
         f"- {request.epochs} epochs, seed {request.seed}; the weights kept are the moving average after epoch "

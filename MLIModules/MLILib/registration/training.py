@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import __version__, bundles
+from .. import __version__
 from ..device import amp_dtype, resolve
 from ..errors import BadInput
 from ..progress import Progress
@@ -115,7 +115,8 @@ class Trainer:
         fresh = instantiate(registration_bundle.network_definition(request.network, *shape, self.size))
         self.network.load_state_dict(fresh.state_dict(), strict=False)
         if expert is not None:
-            self.network.expert.load_state_dict(bundles.network(expert).state_dict())  # type: ignore[union-attr]
+            weights = registration_bundle.expert_network(expert).state_dict()
+            self.network.expert.load_state_dict(weights)  # type: ignore[union-attr]
         self.average = instantiate(self.plan).to(device).requires_grad_(False)
         self.average.load_state_dict(self.network.state_dict())
         self.optimizer = torch.optim.AdamW(
