@@ -274,8 +274,8 @@ def check(image: sitk.Image, name: str) -> None:
                 "Replace them by the background's value, and try again.",
             )
     low, high = voxels.min(), voxels.max()
-    if low == high:
-        raise BadInput(f"{name} is {low:g} everywhere.", "It is blank or was saved wrongly.", "Give another image.")
+    if low == high:  # adding 0 makes minus zero a plain one
+        raise BadInput(f"{name} is {low + 0:g} everywhere.", "It is blank or was saved wrongly.", "Give another image.")
 
 
 def require_suffix(path: str, kinds: tuple[str, ...], what: str) -> None:

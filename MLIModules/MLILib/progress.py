@@ -47,7 +47,7 @@ class Progress:
         self._clock = clock
         self._interval = interval
         self._started = clock()
-        self._stage_started = self._started
+        self._stage_started = self._counted_from = self._started
         self._last = self._last_point = -1e9
         self._curve: tuple[str, int] | None = None
         self.stages: dict[str, float] = {}
@@ -63,19 +63,24 @@ class Progress:
         self.check_cancelled()
         self._close_stage()
         self._stage_name = name
-        self._stage_started = self._clock()
+        self._stage_started = self._counted_from = self._clock()
         self._last = -1e9
         self._sink({"event": "stage", "name": name})
 
     def fraction(self, value: float) -> None:
-        """Say how much of the current stage is done, 0 to 1; the remaining time is extrapolated from it."""
+        """Say how much of the current stage is done, 0 to 1; the remaining time is extrapolated from it.
+
+        What was spent until the last 0 was preparation, which does not come again.
+        """
         self.check_cancelled()
         now = self._clock()
         value = min(max(float(value), 0.0), 1.0)
+        if value == 0.0:
+            self._counted_from = now
         if now - self._last < self._interval and value < 1.0:
             return
         self._last = now
-        spent = now - self._stage_started
+        spent = now - self._counted_from
         eta = spent * (1.0 - value) / value if value > 0.0 else None
         self._sink({"event": "fraction", "value": value, "eta": eta})
 

@@ -28,6 +28,18 @@ class TestProgress:
         progress.fraction(0.25)
         assert heard[-1] == {"event": "fraction", "value": 0.25, "eta": pytest.approx(9.0)}
 
+    def test_preparation_is_not_extrapolated(self) -> None:
+        """What was spent before a stage has begun to count comes once, and is of the stage all the same."""
+        clock, heard = _Clock(), []
+        progress = Progress(heard.append, clock=clock)
+        progress.stage("work")
+        clock.now += 60.0
+        progress.fraction(0.0)
+        clock.now += 3.0
+        progress.fraction(0.25)
+        assert [e["eta"] for e in heard if e["event"] == "fraction"] == [None, pytest.approx(9.0)]
+        assert progress.finish() == {"work": 63.0}
+
     def test_a_fast_loop_does_not_flood(self) -> None:
         clock, heard = _Clock(), []
         progress = Progress(heard.append, clock=clock, interval=0.1)

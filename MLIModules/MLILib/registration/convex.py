@@ -23,7 +23,7 @@ from .sampling import index_matrix, warp
 
 #: Cells along the longest axis, and descriptors' voxels in a cell.
 CELLS, POOL = 32, 2
-#: Reach of the search, cells.
+#: Reach of the search along an axis, cells.
 REACH = 4
 #: Weights of the coupling, one an iteration, per squared cell, for descriptors' mean squared differences.
 COUPLING = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
@@ -62,12 +62,6 @@ def search(images: Images, linear: np.ndarray, start: Tensor | None) -> Tensor:
     return carry(fine, index_matrix(grid, part.fixed_grid), grid.shape)
 
 
-def reach(images: Images) -> float:
-    """How far the search looks along an axis, mm."""
-    grid = images.fixed_grid
-    return REACH * max(n * s for n, s in zip(grid.size, grid.spacing, strict=True)) / CELLS
-
-
 def _pools(image: Tensor) -> tuple[int, ...]:
     """Voxels of a cell along each axis: a single slice is one cell thick."""
     return tuple(min(POOL, n) for n in image.shape[2:])
@@ -79,7 +73,7 @@ def _pooled(features: Tensor) -> Tensor:
 
 
 def _coupled(fixed: Tensor, moving: Tensor, mask: Tensor | None) -> Tensor:
-    """The smooth field of displacements, in cells, (1, d, *cells); cells outside the fixed mask follow the others."""
+    """The smooth field of displacements, in cells, (1, d, *cells); towards the outside of the mask it fades to none."""
     d = fixed.ndim - 2
     shape = tuple(fixed.shape[2:])
     # From the shortest to the longest: where all fit alike, as in air, the first is taken. A single slice stays in it.
@@ -117,6 +111,3 @@ def _consistent(forward: Tensor, backward: Tensor) -> Tensor:
 
 def _smoothed(field: Tensor) -> Tensor:
     return box(box(field))
-
-
-__all__ = ["reach", "search"]

@@ -328,7 +328,7 @@ class _Job:
         levels = [self._level(images, criterion, linear, start, step) for step in steps]
 
         def report(level: int, iteration: int, value: float) -> None:
-            self.progress.fraction(_share(levels, level, iteration))
+            self.progress.fraction(deformable.share(levels, level, iteration))
             self._point(_TITLES["deformable"], level, iteration, value)
 
         outcome = deformable.optimise(levels, criterion, wanted.deformation, wanted.regularisation, report)
@@ -404,13 +404,6 @@ class _Job:
         self.warnings.append(
             f"The stage {title.lower()} diverged and was stopped; the best result until then was kept."
         )
-
-
-def _share(levels: Sequence[deformable.Level], level: int, iteration: int) -> float:
-    """How much of the work is done, each iteration counted by its voxels."""
-    costs = [one.iterations * one.fixed[0, 0].numel() for one in levels]
-    done = sum(costs[: level - 1]) + costs[level - 1] * iteration / max(1, levels[level - 1].iterations)
-    return done / max(1, sum(costs))
 
 
 def _mass_centre(image: Tensor, grid: Grid) -> np.ndarray:
