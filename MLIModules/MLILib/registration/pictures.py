@@ -15,20 +15,30 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, LogNorm
-from matplotlib.figure import Figure, SubFigure
-from matplotlib.patheffects import withStroke
+from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 from PIL import Image
 
 from . import summary
+from .drawing import (
+    COLOURS,
+    DPI,
+    FAINT,
+    GROUND,
+    INK,
+    LINE,
+    WARN,
+    colour_bar,
+    darken,
+    finish_plane,
+    new_figure,
+    scale_bar,
+    show_plane,
+)
 from .planes import Plane
 from .views import Floats, Scene, bent_grid, checkerboard, difference, histogram, overlay
 
-INK, FAINT, GROUND, LETTER, WARN = "#e8ebf0", "#8b93a1", "#14171c", "#ffe27a", "#ffb454"
-_OUTLINE = [withStroke(linewidth=2.5, foreground=GROUND)]
-_STAGE_COLOURS = ("#7fd6c2", "#5aa9ff", "#ffb454", "#d58cff")
 _FOLD = (1.0, 0.2, 0.9)
-_DPI = 110
 
 #: Less and more, dark where nothing differs.
 DIVERGING = LinearSegmentedColormap.from_list(
@@ -57,7 +67,7 @@ def write(shown: Scene, quality: Mapping[str, Any], title: str, path: Callable[[
     """
     names = []
     for name, figure in figures(shown, quality, title).items():
-        figure.savefig(path(name), dpi=_DPI, facecolor=GROUND, format="png", pil_kwargs={"compress_level": 4})
+        figure.savefig(path(name), dpi=DPI, facecolor=GROUND, format="png", pil_kwargs={"compress_level": 4})
         names.append(name)
     flicker(shown, path("flicker.gif"))
     return [*names, "flicker.gif"]
@@ -76,7 +86,7 @@ def figures(shown: Scene, quality: Mapping[str, Any], title: str) -> dict[str, F
     if shown.determinant is not None:
         made["jacobian.png"] = _large(shown, [_jacobian], bar=True)
     if shown.curve:
-        made["curve.png"] = _figure(7, 4)
+        made["curve.png"] = new_figure(7, 4)
         _curve(made["curve.png"].add_subplot(), shown)
     return made
 
@@ -92,14 +102,14 @@ def page(shown: Scene, quality: Mapping[str, Any], title: str) -> Figure:
     scale = min(2.35 / widest, 8.5 / sum(heights))
     inches = [h * scale + 0.25 for h in heights]
     width = max(len(views) * (widest * scale + 0.08), 13.5)
-    figure = _figure(width, 0.55 + sum(inches) + 3.2)
+    figure = new_figure(width, 0.55 + sum(inches) + 3.2)
     parts: Any = figure.subfigures(2, 1, height_ratios=[sum(inches) + 0.55, 3.2])
     upper, lower = parts
     axes = upper.subplots(len(shown.planes), len(views), height_ratios=inches, squeeze=False)
     for i, (row, plane) in enumerate(zip(axes, shown.planes, strict=True)):
         for ax, view in zip(row, views, strict=True):
             view(ax, shown, i)
-            _finish(ax, plane)
+            finish_plane(ax, plane)
             if i == 0:
                 ax.set_title(_TITLES[view], color=INK, fontsize=9.5)
         row[0].set_ylabel(f"{plane.name} {plane.place}".strip(), color=FAINT, fontsize=8.5)
@@ -111,7 +121,7 @@ def page(shown: Scene, quality: Mapping[str, Any], title: str) -> Figure:
     wide = [1.0, 1.0, 0.05, *([1.4] if shown.curve else []), 2.0]
     panels = lower.subplots(1, len(wide), width_ratios=wide)
     _histogram(panels[0], shown, after=False)
-    _bar(lower, panels[2], _histogram(panels[1], shown, after=True), "voxels")
+    colour_bar(lower, panels[2], _histogram(panels[1], shown, after=True), "voxels")
     if shown.curve:
         _curve(panels[3], shown)
     _summary(panels[-1], quality)
@@ -123,17 +133,11 @@ def flicker(shown: Scene, path: str) -> None:
     frames = []
     for view in (_fixed, _after):
         figure = _large(shown, [view])
-        figure.set_dpi(_DPI)
+        figure.set_dpi(DPI)
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
         frames.append(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy()))
     frames[0].save(path, format="GIF", save_all=True, append_images=frames[1:], duration=500, loop=0)
-
-
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), facecolor=GROUND, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
 
 
 def _large(shown: Scene, views: Sequence[View], *, bar: bool = False) -> Figure:
@@ -142,12 +146,12 @@ def _large(shown: Scene, views: Sequence[View], *, bar: bool = False) -> Figure:
     widths = [p.size[0] for p in shown.planes]
     scale = min(13.0 / sum(widths), 5.0 / max(heights))
     width = max(sum(widths) * scale, 5.0) + (1.0 if bar else 0.2)
-    figure = _figure(width, len(views) * (max(heights) * scale + 0.35) + 0.1)
+    figure = new_figure(width, len(views) * (max(heights) * scale + 0.35) + 0.1)
     axes = figure.subplots(len(views), len(shown.planes), width_ratios=widths, squeeze=False)
     for r, (row, view) in enumerate(zip(axes, views, strict=True)):
         for i, (ax, plane) in enumerate(zip(row, shown.planes, strict=True)):
             view(ax, shown, i)
-            _finish(ax, plane)
+            finish_plane(ax, plane)
             if r == 0:
                 ax.set_title(f"{plane.name} {plane.place}".strip(), color=FAINT, fontsize=9)
         row[0].set_ylabel(_TITLES[view], color=INK, fontsize=9)
@@ -156,29 +160,24 @@ def _large(shown: Scene, views: Sequence[View], *, bar: bool = False) -> Figure:
     return figure
 
 
-def _show(ax: Axes, plane: Plane, picture: Floats, **how: Any) -> None:
-    """Draw a plane in millimetres."""
-    ax.imshow(picture, extent=(0.0, plane.size[0], plane.size[1], 0.0), interpolation="bilinear", **how)
-
-
 def _fixed(ax: Axes, shown: Scene, i: int) -> None:
-    _show(ax, shown.planes[i], shown.planes[i].cut(shown.fixed), cmap="gray", vmin=0, vmax=1)
-    _scale_bar(ax, shown.planes[i])
+    show_plane(ax, shown.planes[i], shown.planes[i].cut(shown.fixed), cmap="gray", vmin=0, vmax=1)
+    scale_bar(ax, shown.planes[i])
 
 
 def _after(ax: Axes, shown: Scene, i: int) -> None:
-    _show(ax, shown.planes[i], np.nan_to_num(shown.planes[i].cut(shown.after)), cmap="gray", vmin=0, vmax=1)
-    _scale_bar(ax, shown.planes[i])
+    show_plane(ax, shown.planes[i], np.nan_to_num(shown.planes[i].cut(shown.after)), cmap="gray", vmin=0, vmax=1)
+    scale_bar(ax, shown.planes[i])
 
 
 def _overlay_before(ax: Axes, shown: Scene, i: int) -> None:
     plane = shown.planes[i]
-    _show(ax, plane, overlay(plane.cut(shown.fixed), plane.cut(shown.before)))
+    show_plane(ax, plane, overlay(plane.cut(shown.fixed), plane.cut(shown.before)))
 
 
 def _overlay_after(ax: Axes, shown: Scene, i: int) -> None:
     plane = shown.planes[i]
-    _show(ax, plane, overlay(plane.cut(shown.fixed), plane.cut(shown.after)))
+    show_plane(ax, plane, overlay(plane.cut(shown.fixed), plane.cut(shown.after)))
 
 
 def _checkerboard_before(ax: Axes, shown: Scene, i: int) -> None:
@@ -196,7 +195,7 @@ def _tiles(ax: Axes, plane: Plane, fixed: Floats, moving: Floats) -> None:
     tiles = (max(1, round(plane.size[1] / tile)), max(1, round(plane.size[0] / tile)))
     fine = [max(1, math.ceil(480 / n)) for n in ours.shape]
     ours, theirs = (np.repeat(np.repeat(a, fine[0], axis=0), fine[1], axis=1) for a in (ours, theirs))
-    _show(ax, plane, checkerboard(ours, theirs, tiles), cmap="gray", vmin=0, vmax=1)
+    show_plane(ax, plane, checkerboard(ours, theirs, tiles), cmap="gray", vmin=0, vmax=1)
 
 
 def _difference_before(ax: Axes, shown: Scene, i: int) -> None:
@@ -209,13 +208,13 @@ def _difference_after(ax: Axes, shown: Scene, i: int) -> None:
 
 def _differences(ax: Axes, plane: Plane, fixed: Floats, moving: Floats) -> None:
     picture = difference(plane.cut(fixed), plane.cut(moving))
-    _show(ax, plane, picture, cmap=DIVERGING, vmin=-_DIFFERENCE, vmax=_DIFFERENCE)
+    show_plane(ax, plane, picture, cmap=DIVERGING, vmin=-_DIFFERENCE, vmax=_DIFFERENCE)
 
 
 def _grid(ax: Axes, shown: Scene, i: int) -> None:
     """A square grid of the moving image, bent as the registration bends it onto the fixed one."""
     plane = shown.planes[i]
-    _show(ax, plane, np.nan_to_num(plane.cut(shown.after)) * 0.55, cmap="gray", vmin=0, vmax=1)
+    show_plane(ax, plane, np.nan_to_num(plane.cut(shown.after)) * 0.55, cmap="gray", vmin=0, vmax=1)
     x, y, *places = bent_grid(plane, shown.displacements[i])
     step = max(plane.size) / 18
     for place in places:
@@ -234,7 +233,7 @@ def _jacobian(ax: Axes, shown: Scene, i: int) -> None:
     grey = plane.cut(shown.fixed)[..., None] * 0.75 * np.ones(3)
     strength = (np.abs(change) ** 0.7)[..., None] * 0.9
     picture = grey * (1 - strength) + DIVERGING((change + 1) / 2)[..., :3] * strength
-    _show(ax, plane, np.where((found <= 0)[..., None], _FOLD, picture))
+    show_plane(ax, plane, np.where((found <= 0)[..., None], _FOLD, picture))
     text = f"x {1 / most:.2f} (blue) ... {most:.2f} (orange)"
     ax.set_xlabel(text if i == len(shown.planes) - 1 else "", color=FAINT, fontsize=8)
 
@@ -244,7 +243,7 @@ def _jacobian_bar(figure: Figure, axes: list[Axes], shown: Scene) -> None:
     most = _most_change(shown.determinant)
     folded = " (folded: magenta)" if (shown.determinant <= 0).any() else ""
     scale = ScalarMappable(LogNorm(1 / most, most), DIVERGING)
-    bar = _bar(figure, axes, scale, f"volume in the moving / in the fixed image{folded}")
+    bar = colour_bar(figure, axes, scale, f"volume in the moving / in the fixed image{folded}")
     bar.set_ticks([t for t in (0.125, 0.25, 0.5, 0.8, 1, 1.25, 2, 4, 8) if 0.999 / most <= t <= most * 1.001])
     bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     bar.ax.yaxis.set_minor_locator(NullLocator())
@@ -258,10 +257,10 @@ def _most_change(determinant: Floats) -> float:
 
 
 def _histograms(shown: Scene) -> Figure:
-    figure = _figure(9, 4.2)
+    figure = new_figure(9, 4.2)
     parts = figure.subplots(1, 3, width_ratios=[1, 1, 0.05])
     _histogram(parts[0], shown, after=False)
-    _bar(figure, parts[2], _histogram(parts[1], shown, after=True), "voxels")
+    colour_bar(figure, parts[2], _histogram(parts[1], shown, after=True), "voxels")
     return figure
 
 
@@ -279,7 +278,7 @@ def _histogram(ax: Axes, shown: Scene, *, after: bool) -> ScalarMappable:
     ax.set_title(f"Joint histogram {'after' if after else 'before'}", color=INK, fontsize=9.5)
     ax.set_xlabel("fixed intensity", color=FAINT, fontsize=8)
     ax.set_ylabel("moving intensity", color=FAINT, fontsize=8)
-    _dark(ax)
+    darken(ax)
     ax.set(xticks=[], yticks=[], aspect="equal")
     return drawn
 
@@ -296,7 +295,7 @@ def _curve(ax: Axes, shown: Scene) -> None:
     for line in lines:
         stage = line[0]["stage"]
         first = next(other for other in lines if other[0]["stage"] == stage) is line
-        colour = _STAGE_COLOURS[stages.index(stage) % len(_STAGE_COLOURS)]
+        colour = COLOURS[stages.index(stage) % len(COLOURS)]
         mark = "o" if len(line) == 1 else None
         found = np.array([math.nan if row["value"] is None else row["value"] for row in line])
         values = 100 * (found - found[0]) / max(abs(found[0]), 1e-12)
@@ -305,12 +304,12 @@ def _curve(ax: Axes, shown: Scene) -> None:
             label=stage if first else None,
         )  # fmt: skip
         if start:
-            ax.axvline(start - 0.5, color="#333a45", linewidth=0.8, zorder=0)
+            ax.axvline(start - 0.5, color=LINE, linewidth=0.8, zorder=0)
         start += len(line)
     ax.set_title("What was minimised: change in each level (%)", color=INK, fontsize=9.5)
     ax.set_xlabel("iteration", color=FAINT, fontsize=8)
     ax.legend(frameon=False, labelcolor=INK, fontsize=8)
-    _dark(ax)
+    darken(ax)
 
 
 def _summary(ax: Axes, quality: Mapping[str, Any]) -> None:
@@ -331,51 +330,6 @@ def _summary(ax: Axes, quality: Mapping[str, Any]) -> None:
         y = 1 - (len(rows) + 0.5 + i) * step
         colour = WARN if quality["warnings"] else FAINT
         ax.text(0.0, y, line, transform=ax.transAxes, va="top", color=colour, fontsize=size)
-
-
-def _finish(ax: Axes, plane: Plane) -> None:
-    """Proportions, no ticks, letters at the borders."""
-    ax.set(xlim=(0, plane.size[0]), ylim=(plane.size[1], 0), aspect="equal", xticks=[], yticks=[])
-    for side in ax.spines.values():
-        side.set_visible(False)
-    places = ((0.02, 0.5, "left", "center"), (0.98, 0.5, "right", "center"), (0.5, 0.98, "center", "top"),
-              (0.5, 0.02, "center", "bottom"))  # fmt: skip
-    for letter, (u, v, ha, va) in zip(plane.letters, places, strict=True):
-        ax.text(
-            u, v, letter, transform=ax.transAxes, ha=ha, va=va, color=LETTER, fontsize=8, weight="bold",
-            path_effects=_OUTLINE,
-        )  # fmt: skip
-
-
-def _scale_bar(ax: Axes, plane: Plane) -> None:
-    """A round length of up to a quarter of the plane's width."""
-    wanted = plane.size[0] / 4
-    power = 10 ** math.floor(math.log10(wanted))
-    length = max(n * power for n in (1, 2, 5) if n * power <= wanted)
-    x, y = plane.size[0] * 0.96 - length, plane.size[1] * 0.95
-    ax.plot([x, x + length], [y, y], color="white", linewidth=2.5, solid_capstyle="butt")
-    text = f"{length / 10:g} cm" if length >= 10 else f"{length:g} mm"
-    ax.text(
-        x + length / 2, y - plane.size[1] * 0.015, text, color="white", ha="center", va="bottom", fontsize=7,
-        path_effects=_OUTLINE,
-    )  # fmt: skip
-
-
-def _bar(figure: Figure | SubFigure, where: Any, mappable: ScalarMappable, label: str) -> Any:
-    """A colour bar: in axes of its own, or beside a list of axes."""
-    place = {"ax": where, "shrink": 0.8, "pad": 0.01} if isinstance(where, list) else {"cax": where}
-    bar = figure.colorbar(mappable, **place)
-    bar.set_label(label, color=FAINT, fontsize=8)
-    bar.ax.tick_params(colors=FAINT, labelsize=7)
-    bar.outline.set_visible(False)
-    return bar
-
-
-def _dark(ax: Axes) -> None:
-    ax.set_facecolor("#0c0e11")
-    ax.tick_params(colors=FAINT, labelsize=7)
-    for side in ax.spines.values():
-        side.set_color("#333a45")
 
 
 _TITLES: dict[View, str] = {
