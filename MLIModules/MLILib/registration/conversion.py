@@ -37,10 +37,15 @@ def to_lps_mm(u: Tensor, grid: Grid) -> sitk.Image:
         u: (1, d, *shape) or (d, *shape), voxels of `grid`.
         grid: where it lies.
     """
-    field = _single(u, grid).detach().to("cpu", torch.float64)
-    turn = torch.from_numpy(_voxel_axes(grid))
-    vectors = torch.tensordot(field.movedim(0, -1), turn.T.contiguous(), dims=1)
-    return grid.apply(sitk.GetImageFromArray(vectors.numpy(), isVector=True))
+    field = _single(u, grid).detach().cpu().numpy()
+    vectors = np.empty((*grid.shape, grid.dimension))
+    for axis, row in enumerate(_voxel_axes(grid)):
+        # most volumes lie straight: each axis of theirs is one of the world's, and the other products are of zeros
+        used = np.flatnonzero(row)
+        np.multiply(field[used[0]], row[used[0]], out=vectors[..., axis])
+        for other in used[1:]:
+            vectors[..., axis] += field[other] * row[other]
+    return grid.apply(sitk.GetImageFromArray(vectors, isVector=True))
 
 
 def to_voxels(field: sitk.Image, grid: Grid, dtype: torch.dtype = torch.float32) -> Tensor:

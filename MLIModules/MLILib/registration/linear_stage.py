@@ -24,8 +24,10 @@ from .fields import carry
 from .pyramid import aligned, coarser, reduced
 from .sampling import identity_grid, index_matrix, valid_mask, warp
 
-#: Voxels along the longest axis on each level; the last level is for maps that no deformation follows.
+#: Voxels along the longest axis on each level; the last two are for maps that no deformation follows.
 LEVELS = (20, 40, 80, 160)
+#: Levels before a deformation, which mends what is finer.
+COARSE = 2
 ITERATIONS = (40, 40, 30, 25)
 #: Most voxels of a level that are looked at; of more, as many are drawn once. Dense similarities take all.
 MOST_POINTS = 250_000
@@ -138,7 +140,8 @@ def search(
         criterion: what is minimised.
         start: LPS mm, (d + 1) x (d + 1), fixed to moving points.
         several: race starts turned by :data:`TURNS` on the coarsest level.
-        fine: go down to the last level, except with dense similarities and descriptors, which are precise before.
+        fine: go down to the last level; with dense similarities and descriptors, which are precise before, to the one
+            above it. Else to what a deformation begins from.
         sampling: share of the voxels, at least 500, drawn anew in every iteration; dense similarities take all.
         seed: of those draws.
         displacement: what comes before the linear map, (1, d, *fixed shape) in voxels, or None; it stays as it is.
@@ -146,7 +149,7 @@ def search(
     """
     extent = max(n * s for n, s in zip(images.fixed_grid.size, images.fixed_grid.spacing, strict=True))
     native = min(images.fixed_grid.spacing)
-    last = len(LEVELS) if fine and criterion.name not in (*DENSE, "mind") else len(LEVELS) - 1
+    last = COARSE if not fine else len(LEVELS) - (criterion.name in (*DENSE, "mind"))
     steps = sorted({max(extent / n, native) for n in LEVELS[:last]}, reverse=True)
     iterations = ITERATIONS[last - len(steps) : last]
     starts = [start]
