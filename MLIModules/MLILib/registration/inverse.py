@@ -58,8 +58,9 @@ def invert(u: Tensor, iterations: int = 50, tolerance: float = 0.01, start: Tens
     where its residual does not fall enough it takes shorter steps (v moves by a part of the way only), and once its
     residual is small it rests, so that late iterations are cheap. Where u squeezes space flat, nearly folds it, or
     stretches it by more than 2 that is slow: voxels not there after :data:`PLAIN` iterations go on with damped Newton
-    steps (Levenberg and Marquardt) along the slope of u. Where u folds, several voxels go to one place and v leads back to one of them: the residual may be small there, and
-    :func:`residual_mm` large. Beyond its border u goes on with its outermost values.
+    steps (Levenberg and Marquardt) along the slope of u. Where u folds, several voxels go to one place and v leads back
+    to one of them: the residual may be small there, and :func:`residual_mm` large. Beyond its border u goes on with its
+    outermost values.
 
     Args:
         u: displacement in voxels, (N, d, *shape).
