@@ -49,13 +49,14 @@ def show_over(volume: slicer.vtkMRMLVolumeNode, foreground: slicer.vtkMRMLVolume
                 composite.SetForegroundOpacity(_OPACITY)
 
 
-def show_as_uncertainty(volume: slicer.vtkMRMLScalarVolumeNode, maximum: float, title: str) -> None:
+def show_as_uncertainty(volume: slicer.vtkMRMLScalarVolumeNode, maximum: float, title: str, unit: str = "nats") -> None:
     """Give an uncertainty map its colours, from 0 to `maximum`, and a legend; what is below its threshold is clear.
 
     Args:
-        volume: the map, in nats.
+        volume: the map.
         maximum: the largest value it can have.
         title: of the legend.
+        unit: of the map.
     """
     if volume.GetDisplayNode() is None:
         volume.AddAndObserveDisplayNodeID(_display_node(maximum).GetID())
@@ -66,7 +67,7 @@ def show_as_uncertainty(volume: slicer.vtkMRMLScalarVolumeNode, maximum: float, 
         display.SetAutoThreshold(False)
         display.SetThreshold(0.1 * maximum, maximum)
         display.SetApplyThreshold(True)
-        display.SetAndObserveColorNodeID(_color_node(maximum).GetID())
+        display.SetAndObserveColorNodeID(_color_node(maximum, unit).GetID())
     legend = slicer.modules.colors.logic().AddDefaultColorLegendDisplayNode(display)
     legend.SetTitleText(title)
     legend.SetLabelFormat("%.2f")
@@ -102,10 +103,10 @@ def _display_node(maximum: float) -> slicer.vtkMRMLScalarVolumeDisplayNode:
     return slicer.mrmlScene.AddNode(node)
 
 
-def _color_node(maximum: float) -> slicer.vtkMRMLProceduralColorNode:
+def _color_node(maximum: float, unit: str) -> slicer.vtkMRMLProceduralColorNode:
     """The scene's continuous colour table from 0 to `maximum`, made when there is none."""
     stops = tuple((fraction * maximum, color) for fraction, color in _STOPS)
-    return _procedural(_COLORS, f"{maximum:.4f}", f"Uncertainty 0 to {maximum:.2f} nats", stops)
+    return _procedural(_COLORS, f"{maximum:.4f} {unit}", f"Uncertainty 0 to {maximum:.2f} {unit}", stops)
 
 
 def _procedural(

@@ -9,6 +9,7 @@ import dataclasses
 import html
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from slicer.i18n import tr as _
@@ -85,7 +86,7 @@ def summary(model: Model) -> str:
     lines = [html.escape(str(metadata.get("description", "")))]
     if model.task == "segmentation":
         labels = "&nbsp; ".join(
-            f"<span style='color:{_hex(label.color)}'>&#9632;</span>&nbsp;{html.escape(label.name)}"
+            f"<span style='color:{hex_of(label.color)}'>&#9632;</span>&nbsp;{html.escape(label.name)}"
             for label in model.bundle.labels
         )
         lines.append(labels)
@@ -97,5 +98,6 @@ def summary(model: Model) -> str:
     return "".join(f"<p style='margin:0 0 3px 0'>{line}</p>" for line in lines if line)
 
 
-def _hex(color: tuple[float, float, float]) -> str:
+def hex_of(color: Sequence[float]) -> str:
+    """A colour (red, green, blue, 0 to 1) as HTML writes it."""
     return "#" + "".join(f"{round(255 * part):02x}" for part in color)

@@ -284,9 +284,9 @@ def fill_segmentation(
         labels: value, name, color (red, green, blue, 0 to 1) and terminology ("" for none) of each label.
         place: the segmented volume, or the grid of the label map in the world.
     """
-    of_volume = not isinstance(place, Grid)
-    size = place.GetImageData().GetDimensions() if of_volume else place.size
-    matrix = vtk_matrix_of(ijk_to_ras(place) if of_volume else RAS_LPS @ place.ijk_to_lps)
+    volume = None if isinstance(place, Grid) else place
+    size = place.size if isinstance(place, Grid) else place.GetImageData().GetDimensions()
+    matrix = vtk_matrix_of(RAS_LPS @ place.ijk_to_lps if isinstance(place, Grid) else ijk_to_ras(place))
     images = []
     for layer in layers:
         image = slicer.vtkOrientedImageData()
@@ -297,10 +297,11 @@ def fill_segmentation(
     with slicer.util.NodeModify(node):
         segmentation = node.GetSegmentation()
         segmentation.RemoveAllSegments()
-        node.SetAndObserveTransformNodeID(place.GetTransformNodeID() if of_volume else None)
-        if of_volume:
-            node.SetReferenceImageGeometryParameterFromVolumeNode(place)
+        if volume is not None:
+            node.SetAndObserveTransformNodeID(volume.GetTransformNodeID())
+            node.SetReferenceImageGeometryParameterFromVolumeNode(volume)
         else:
+            node.SetAndObserveTransformNodeID(None)
             converter = slicer.vtkSegmentationConverter
             geometry = converter.SerializeImageGeometry(images[0])
             segmentation.SetConversionParameter(converter.GetReferenceImageGeometryParameterName(), geometry)

@@ -168,3 +168,38 @@ class NodeConnector(GuiConnector):
 
     def write(self, value: Any) -> None:
         self._widget.setCurrentNode(value)
+
+
+class CheckedNodesConnector(GuiConnector):
+    """Ties a qMRMLCheckableNodeComboBox to a parameter that is a list of nodes; the list has the chooser's order."""
+
+    def __init__(self, widget: Any) -> None:
+        super().__init__()
+        self._widget = widget
+
+    @staticmethod
+    def canRepresent(widget: Any, datatype: Any) -> bool:
+        return False
+
+    @staticmethod
+    def create(widget: Any, datatype: Any) -> None:
+        return None
+
+    def _connect(self) -> None:
+        self._widget.connect("checkedNodesChanged()", self.changed)
+
+    def _disconnect(self) -> None:
+        self._widget.disconnect("checkedNodesChanged()", self.changed)
+
+    def widget(self) -> Any:
+        return self._widget
+
+    def read(self) -> list[Any]:
+        return list(self._widget.checkedNodes())
+
+    def write(self, value: list[Any]) -> None:
+        import qt
+
+        wanted = [node for node in value if node is not None]
+        for node in [*self._widget.checkedNodes(), *wanted]:
+            self._widget.setCheckState(node, qt.Qt.Checked if node in wanted else qt.Qt.Unchecked)

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import dataclasses
 import html
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import qt
 import slicer
 from slicer.i18n import tr as _
-
-from MLILib.errors import MLIError
 
 from . import curve_picture, display, overlay, registration_presets, transforms
 from .jobs import JobFolder, Status, Steps
@@ -32,7 +28,8 @@ class RegistrationPanel:
     job: Any
     _parameterNode: Any
     startJob: Any
-    showError: Any
+    tellErrors: Any
+    onShowRecordButton: Any
     showTable: Any
     say: Any
     moduleTitle: Any
@@ -75,14 +72,6 @@ class RegistrationPanel:
         """Called just before the scene is closed."""
         self.stopFlicker()
         super().onSceneStartClose(caller, event)  # type: ignore[misc]
-
-    @contextlib.contextmanager
-    def tellErrors(self) -> Iterator[None]:
-        """Show what a user can act on in a dialog."""
-        try:
-            yield
-        except MLIError as error:
-            self.showError(error)
 
     # -- presets
 
@@ -300,14 +289,6 @@ class RegistrationPanel:
     def onShowOverlapButton(self, checked: bool = False) -> None:
         """Show Dice before and after."""
         display.show_plot(self._parameterNode.overlapChart)
-
-    def onShowRecordButton(self, checked: bool = False) -> None:
-        """Show how the result was made."""
-        slicer.util.infoDisplay(
-            _("How this result was made, with the command that repeats it."),
-            windowTitle=self._parameterNode.record.GetName(),
-            detailedText=self._parameterNode.record.GetText(),
-        )
 
     # -- views
 

@@ -7,8 +7,10 @@ computer" computerCollapsibleButton, checkButton, installButton, checkBrowser.
 
 from __future__ import annotations
 
+import contextlib
 import html
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 import slicer
@@ -38,6 +40,8 @@ class MLIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     REQUEST: Any = None
     #: The parameters that take the first volumes of the scene, in turn.
     INPUTS: tuple[str, ...] = ("inputVolume",)
+    #: Further parameters that are chosen without the user.
+    CHOSEN: tuple[str, ...] = ()
 
     def __init__(self, parent: Any = None) -> None:
         self.logic: Any = None
@@ -202,9 +206,9 @@ class MLIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.initializeParameterNode()
 
     def isUntouched(self) -> bool:
-        """Whether the parameter set that is shown holds its defaults, but for the volumes that were chosen for it."""
+        """Whether the parameter set that is shown holds its defaults, but for what was chosen for it."""
         node = self._parameterNode
-        names = [name for name in node.allParameters if name not in self.INPUTS]
+        names = [name for name in node.allParameters if name not in (*self.INPUTS, *self.CHOSEN)]
         return all(node.getValue(name) == node.default(name).value for name in names)
 
     # -- the job
@@ -299,6 +303,30 @@ class MLIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         options = {"detailedText": details} if details else {}
         slicer.util.errorDisplay(text, windowTitle=self.moduleTitle(), **options)
 
+    @contextlib.contextmanager
+    def tellErrors(self) -> Iterator[None]:
+        """Show what a user can act on in a dialog."""
+        try:
+            yield
+        except MLIError as error:
+            self.showError(error)
+
+    def askedToReplace(self, node: Any) -> bool:
+        """Whether a result may go into a node; asks where it holds something."""
+        if not self.logic.holdsData(node):
+            return True
+        question = _("'{name}' is not empty. Replace what it holds?\n\nNo puts the result into a new node.")
+        return bool(slicer.util.confirmYesNoDisplay(question.format(name=node.GetName()), self.moduleTitle()))
+
+    def onShowRecordButton(self, checked: bool = False) -> None:
+        """Show how the latest result of this parameter set was made."""
+        record = self._parameterNode.record
+        slicer.util.infoDisplay(
+            _("How this result was made, with the command that repeats it."),
+            windowTitle=record.GetName(),
+            detailedText=record.GetText(),
+        )
+
     def moduleTitle(self) -> str:
         """The module's name for a reader."""
         return slicer.util.getModule(self.moduleName).title
@@ -313,6 +341,17 @@ class MLIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         heights = sum(view.rowHeight(row) for row in range(rows))
         bar = view.horizontalScrollBar().sizeHint.height()
         view.setFixedHeight(view.horizontalHeader().sizeHint.height() + heights + bar + 2 * view.frameWidth)
+
+    def showThreshold(self, frame: Any, slider: Any, volume: Any) -> None:
+        """Show the slider below which a map is clear, where there is a map with such a display."""
+        shown = volume is not None and volume.GetScalarVolumeDisplayNode() is not None
+        frame.visible = shown
+        if shown:
+            displayNode = volume.GetScalarVolumeDisplayNode()
+            wasBlocked = slider.blockSignals(True)
+            slider.maximum = displayNode.GetWindowLevelMax()
+            slider.value = displayNode.GetLowerThreshold()
+            slider.blockSignals(wasBlocked)
 
     # -- this computer
 

@@ -22,7 +22,6 @@ from slicer.i18n import translate
 from slicer.parameterNodeWrapper import parameterNodeWrapper
 from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModule,
-    ScriptedLoadableModuleLogic,
     ScriptedLoadableModuleTest,
 )
 
@@ -34,10 +33,12 @@ from MLILib.files import sha256
 from MLILib.registration.presets import PRESETS
 from MLILib.registration.requests import DEFORMATIONS, SIMILARITIES, STAGES, RegisterRequest
 from MLILib.registration.similarity_words import WORDS
-from MLISlicerLib import install, jobs, quality, registration, registration_presets, transforms
+from MLISlicerLib import install, quality, registration, registration_presets, transforms
+from MLISlicerLib.logic import MLILogic
 from MLISlicerLib.model_chooser import ModelChooser
 from MLISlicerLib.parameters import ChoiceConnector, NodeConnector, parameter, tooltip
 from MLISlicerLib.registration_panel import RegistrationPanel
+from MLISlicerLib.sample_files import sample_file
 from MLISlicerLib.widget import MLIWidget
 
 _DEFAULT = PRESETS["deformable"]
@@ -74,13 +75,6 @@ turned, shifted and bent.
         slicer.app.connect("startupCompleted()", registerSampleData)
 
 
-def sampleFile(name):
-    """A file of the sample data: beside this file, or in the source tree beside the module it came with."""
-    here = pathlib.Path(__file__).resolve().parent
-    folders = [here, here.parent / "Segmentation"]
-    return next(f for f in (folder / "Resources" / "SampleData" / name for folder in folders) if f.exists())
-
-
 def registerSampleData():
     """Add the sample pair, which comes with the extension, to the Sample Data module."""
     import SampleData
@@ -91,7 +85,7 @@ def registerSampleData():
         "MNI152_right_hippocampus_fixed_landmarks.mrk.json",
         "MNI152_right_hippocampus_moved_landmarks.mrk.json",
     ]
-    files = [sampleFile(name) for name in names]
+    files = [sample_file(__file__, name) for name in names]
     SampleData.SampleDataLogic.registerCustomSampleDataSource(
         category="MLI Registration",
         sampleName="MNI152 right hippocampus, moved",
@@ -257,10 +251,8 @@ class MLIRegistrationWidget(RegistrationPanel, ModelChooser, MLIWidget):
         inputs = self.logic.inputs(node)
         for name in ("transform", "warped_volume", "jacobian_volume"):
             output = getattr(inputs, name)
-            if output is not None and self.logic.holdsData(output):
-                question = _("'{name}' is not empty. Replace what it holds?\n\nNo puts the result into a new node.")
-                if not slicer.util.confirmYesNoDisplay(question.format(name=output.GetName()), self.moduleTitle()):
-                    setattr(inputs, name, None)
+            if output is not None and not self.askedToReplace(output):
+                setattr(inputs, name, None)
         self._jobParameterNode = node
         self.startsAfresh()
         return registration.steps(inputs)
@@ -299,7 +291,7 @@ class MLIRegistrationWidget(RegistrationPanel, ModelChooser, MLIWidget):
 #
 
 
-class MLIRegistrationLogic(ScriptedLoadableModuleLogic):
+class MLIRegistrationLogic(MLILogic):
     """
     Registers volumes without a widget, for scripts:
 
@@ -310,6 +302,7 @@ class MLIRegistrationLogic(ScriptedLoadableModuleLogic):
     The settings are those of MLILib.registration.requests.RegisterRequest.
     """
 
+    PARAMETERS = MLIRegistrationParameterNode
     #: Nodes of a result: name in registration.Result and in the parameter set.
     RESULTS: ClassVar = {
         "transform": "outputTransform",
@@ -321,17 +314,6 @@ class MLIRegistrationLogic(ScriptedLoadableModuleLogic):
         "overlap_chart": "overlapChart",
         "record": "record",
     }
-
-    def __init__(self) -> None:
-        ScriptedLoadableModuleLogic.__init__(self)
-        self.isSingletonParameterNode = False
-
-    def getParameterNode(self):
-        return self.wrapParameterNode(super().getParameterNode())
-
-    def wrapParameterNode(self, node):
-        """One of several parameter sets, with typed access."""
-        return MLIRegistrationParameterNode(node)
 
     def stages(self, parameterNode) -> list:
         """The stages that are chosen, in their order."""
@@ -393,12 +375,6 @@ class MLIRegistrationLogic(ScriptedLoadableModuleLogic):
             slicer.mrmlScene.RemoveNode(parameterNode.histogram)  # of the result before
         parameterNode.warnings = json.dumps(quality.warnings(result.details))
 
-    def holdsData(self, node) -> bool:
-        """Whether writing into a node would replace something."""
-        if node.IsA("vtkMRMLTransformNode"):
-            return transforms.holds_data(node)
-        return node.GetImageData() is not None
-
     def inverse(self, transform):
         """The inverse of a result, made when there is none yet; it is not applied to anything."""
         return transforms.inverse_of(transform)
@@ -456,8 +432,7 @@ class MLIRegistrationLogic(ScriptedLoadableModuleLogic):
             fixed_points=fixedPoints,
             moving_points=movingPoints,
         )
-        run = jobs.run_here if inProcess else jobs.shared_runner().run
-        return run(registration.steps(inputs), **({"progress": progress} if progress else {}))
+        return self.finish(registration.steps(inputs), inProcess, progress)
 
 
 #

@@ -17,7 +17,6 @@ from slicer.i18n import translate
 from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModule,
-    ScriptedLoadableModuleLogic,
     ScriptedLoadableModuleTest,
 )
 
@@ -27,7 +26,8 @@ if importlib.util.find_spec("MLISlicerLib") is None:
 
 from MLILib.files import sha256
 from MLILib.segmentation.requests import EvaluateRequest, SegmentRequest
-from MLISlicerLib import display, install, jobs, models, segmentation
+from MLISlicerLib import display, install, models, segmentation
+from MLISlicerLib.logic import MLILogic
 from MLISlicerLib.model_chooser import ModelChooser
 from MLISlicerLib.parameters import CheckedConnector, ChoiceConnector, parameter, tooltip
 from MLISlicerLib.widget import MLIWidget
@@ -194,10 +194,8 @@ class MLISegmentationWidget(ModelChooser, MLIWidget):
         node = self._parameterNode
         inputs = self.logic.inputs(node, len(self.models[node.model].channels))
         for output, name in ((inputs.segmentation, "segmentation"), (inputs.uncertainty_volume, "uncertainty_volume")):
-            if output is not None and self.logic.holdsData(output):
-                question = _("'{name}' is not empty. Replace what it holds?\n\nNo puts the result into a new node.")
-                if not slicer.util.confirmYesNoDisplay(question.format(name=output.GetName()), _("MLI Segmentation")):
-                    setattr(inputs, name, None)
+            if output is not None and not self.askedToReplace(output):
+                setattr(inputs, name, None)
         if inputs.segmentation is not None:
             inputs.previous = {
                 "volumes": node.volumesTable,
@@ -257,15 +255,7 @@ class MLISegmentationWidget(ModelChooser, MLIWidget):
             getattr(self.ui, name).visible = metricsTable is not None
         self.showTable(self.ui.metricsTableView, metricsTable)
         self.ui.show3DButton.setSegmentationNode(segmentationNode)
-        shown = uncertainty is not None and uncertainty.GetScalarVolumeDisplayNode() is not None
-        self.ui.uncertaintyThresholdWidget.visible = shown
-        if shown:
-            displayNode = uncertainty.GetScalarVolumeDisplayNode()
-            slider = self.ui.uncertaintyThresholdSlider
-            wasBlocked = slider.blockSignals(True)
-            slider.maximum = displayNode.GetWindowLevelMax()
-            slider.value = displayNode.GetLowerThreshold()
-            slider.blockSignals(wasBlocked)
+        self.showThreshold(self.ui.uncertaintyThresholdWidget, self.ui.uncertaintyThresholdSlider, uncertainty)
 
     def onUncertaintyThresholdChanged(self, value) -> None:
         if self._parameterNode is not None and self._parameterNode.outputUncertainty is not None:
@@ -274,20 +264,13 @@ class MLISegmentationWidget(ModelChooser, MLIWidget):
     def onShowPlotButton(self, checked=False) -> None:
         display.show_plot(self._parameterNode.metricsChart)
 
-    def onShowRecordButton(self, checked=False) -> None:
-        slicer.util.infoDisplay(
-            _("How this result was made, with the command that repeats it."),
-            windowTitle=self._parameterNode.record.GetName(),
-            detailedText=self._parameterNode.record.GetText(),
-        )
-
 
 #
 # MLISegmentationLogic
 #
 
 
-class MLISegmentationLogic(ScriptedLoadableModuleLogic):
+class MLISegmentationLogic(MLILogic):
     """
     Segments volumes without a widget, for scripts:
 
@@ -298,18 +281,8 @@ class MLISegmentationLogic(ScriptedLoadableModuleLogic):
     The settings are those of MLILib.segmentation.requests.SegmentRequest.
     """
 
+    PARAMETERS = MLISegmentationParameterNode
     MAXIMUM_CHANNELS = 4
-
-    def __init__(self) -> None:
-        ScriptedLoadableModuleLogic.__init__(self)
-        self.isSingletonParameterNode = False
-
-    def getParameterNode(self):
-        return self.wrapParameterNode(super().getParameterNode())
-
-    def wrapParameterNode(self, node):
-        """One of several parameter sets, with typed access."""
-        return MLISegmentationParameterNode(node)
 
     def inputVolumes(self, parameterNode, count: int):
         """The volumes chosen for a model of `count` channels, None where there is none yet."""
@@ -333,12 +306,6 @@ class MLISegmentationLogic(ScriptedLoadableModuleLogic):
             reference=node.reference,
             tolerance=node.tolerance,
         )
-
-    def holdsData(self, node) -> bool:
-        """Whether writing into a node would replace something."""
-        if node.IsA("vtkMRMLSegmentationNode"):
-            return node.GetSegmentation().GetNumberOfSegments() > 0
-        return node.GetImageData() is not None
 
     def run(
         self,
@@ -373,8 +340,7 @@ class MLISegmentationLogic(ScriptedLoadableModuleLogic):
             reference=reference,
             tolerance=tolerance,
         )
-        run = jobs.run_here if inProcess else jobs.shared_runner().run
-        return run(segmentation.steps(inputs), **({"progress": progress} if progress else {}))
+        return self.finish(segmentation.steps(inputs), inProcess, progress)
 
 
 #

@@ -27,6 +27,8 @@ def answer(number, task, request):
         say(id=number, event="result", result=segment(request))
     elif task == "register":
         say(id=number, event="result", result=register(number, request))
+    elif task == "fuse":
+        say(id=number, event="result", result=fuse(number, request))
     elif task == "bad":
         error = {
             "kind": "BadInput",
@@ -119,6 +121,94 @@ def register(number, request):
         "jacobian": request.get("jacobian", ""),
         "kind": "linear" if request["transform"].endswith(".tfm") else "deformable", "curve": curve,
         "device": "nothing", "seconds": 0.0, "warnings": [],
+    }  # fmt: skip
+
+
+#: What becomes of the atlases in "fuse", in turn; those that remain are used.
+FATES = ("used", "cached", "failed", "left out")
+
+
+def fuse(number, request):
+    """Make half of the image label 1 without computing anything, with the events of a real fusion."""
+    first = request.get("target") or request["labels"][0]
+    names, labels = [], [{"value": 1, "name": "half", "color": [1, 0, 0], "terminology": "", "volume_ml": 1.234}]
+    if request.get("atlases", "").endswith(".json"):
+        with open(request["atlases"], encoding="utf-8") as stream:
+            data = json.load(stream)
+        names = [os.path.splitext(os.path.basename(one["image"]))[0] for one in data["training"]]
+        labels = [{**labels[0], "value": int(v), "name": name} for v, name in data["labels"].items() if v != "0"]
+    elif request.get("labels"):
+        names = [os.path.splitext(os.path.basename(one))[0] for one in request["labels"]]
+        labels = [{**labels[0], "value": int(v), "name": n} for v, n in (one.split("=") for one in request["names"])]
+    fates = dict(zip(names, FATES, strict=False)) if request.get("atlases") else {}
+    for name in names if request.get("atlases") else ():
+        say(id=number, event="rater", name=name, status="waiting")
+    say(id=number, event="stage", name="Registering atlases")
+    for index, name in enumerate(names if request.get("atlases") else ()):
+        fate = fates.get(name, "used")
+        if fate != "cached":
+            say(id=number, event="rater", name=name, status="registering")
+        say(id=number, event="fraction", value=(index + 0.5) / len(names), eta=64.0 - index)
+        if request["seed"] == 99:
+            time.sleep(600)
+        time.sleep(0.1)
+        say(id=number, event="rater", name=name, status="done" if fate == "used" else fate)
+    text, fields = header_of(first)
+    count = 1
+    for size in fields["sizes"].split():
+        count *= int(size)
+    for key, kind, unit in (("output", "uint8", b"\1"), ("disagreement", "float", struct.pack("<f", 0.5))):
+        if request.get(key):
+            with open(request[key], "wb") as stream:
+                stream.write((text.replace(f"type: {fields['type']}", f"type: {kind}") + "\n").encode())
+                stream.write(unit * (count // 2) + bytes(len(unit)) * (count - count // 2))
+    record = request["output"] + ".json"
+    with open(record, "w", encoding="utf-8") as stream:
+        json.dump({"task": "fuse", "settings": request}, stream)
+    raters = [
+        {
+            "name": name, "status": "used" if fates.get(name) == "cached" else fates.get(name, "used"),
+            "reason": "It looks like nothing else." if fates.get(name) in FATES[2:] else "",
+            "seconds": 12.0 if request.get("atlases") else 0.0, "cached": fates.get(name) == "cached",
+        }
+        for name in names
+    ]  # fmt: skip
+    used = [one["name"] for one in raters if one["status"] == "used"]
+    return {
+        "output": request["output"], "disagreement": request.get("disagreement", ""), "record": record,
+        "labels": labels, "raters": raters, "report": report(used, labels, count), "metrics": None,
+        "method": request["method"], "device": "nothing", "seconds": 0.0, "warnings": ["It looks too good."],
+        "text": "",
+    }  # fmt: skip
+
+
+def report(names, labels, count):
+    """A report as MLILib.fusion.rater_report makes it, of invented numbers."""
+
+    def measures(i):
+        return {
+            "dice": 0.9 - 0.1 * i, "sensitivity": 0.8, "specificity": 0.99999, "estimated_sensitivity": None,
+            "estimated_specificity": None,
+        }  # fmt: skip
+
+    drawn = [{"value": one["value"], "name": one["name"], "voxels": 9, "volume_ml": 0.009} for one in labels]
+    people = [
+        {
+            "name": name, "kept": True, "weight": 0.5 / (i + 1), **measures(i),
+            "labels": [{**one, "weight": None, **measures(i)} for one in drawn],
+        }
+        for i, name in enumerate(names)
+    ]  # fmt: skip
+    pairs = [[1.0 if i == j else 0.7 + 0.01 * (i + j) for j in range(len(names))] for i in range(len(names))]
+    return {
+        "measure": "weight", "labels": drawn, "raters": people,
+        "agreement": {
+            "kappa": 0.79, "kappa_voxels": count, "dice": 0.75, "pairs": pairs,
+            "labels": [{"value": one["value"], "name": one["name"], "dice": 0.75} for one in labels],
+        },
+        "disagreement": {"voxels": 1234, "mean_bits": 0.5, "max_bits": 0.5},
+        "region": {"start": [0, 0, 0], "size": [20, 18, 16], "voxels": 5760, "whole": False},
+        "ties": 0, "iterations": 0, "notes": ["One voxel was a tie."],
     }  # fmt: skip
 
 

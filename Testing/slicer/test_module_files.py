@@ -21,8 +21,11 @@ ALLOWED_AT_FILE_SCOPE = {"slicer", "qt", "ctk", "vtk", "numpy", "SimpleITK", "ML
 #: Parts of MLILib that load neither torch nor monai, which Slicer's own process may import.
 LIGHT = {
     "tasks", "settings", "errors", "files", "progress", "folders", "bundles", "segmentation.requests",
-    "registration.requests", "registration.presets", "registration.similarity_words",
+    "registration.requests", "registration.presets", "registration.similarity_words", "fusion.requests",
+    "fusion.methods",
 }  # fmt: skip
+#: Widgets that show what is in a scene.
+OF_NODES = ("qMRMLNodeComboBox", "qMRMLCheckableNodeComboBox", "qMRMLTableView")
 SLICER = {"slicer", "qt", "ctk", "vtk", "PythonQt", "mrml", "sitkUtils"}
 HEAVY = {"torch", "monai", "matplotlib", "scipy", "nibabel"}
 
@@ -108,7 +111,7 @@ class TestUiFile:
 
     def test_every_widget_of_nodes_gets_the_scene(self, path):
         root = ElementTree.parse(path).getroot()
-        need = {w.get("name") for w in root.iter("widget") if w.get("class") in ("qMRMLNodeComboBox", "qMRMLTableView")}
+        need = {w.get("name") for w in root.iter("widget") if w.get("class") in OF_NODES}
         connected = {
             c.findtext("receiver")
             for c in root.iter("connection")

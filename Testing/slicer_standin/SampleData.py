@@ -203,13 +203,11 @@ class SampleDataLogic:
     def downloadFromSource(
         self, source: SampleDataSource, maximumAttemptsCount: int = 3, forceDownload: bool = False
     ) -> list:
-        """Fetches and loads a source.
+        """Fetches and loads a source's files; its customDownloader is what the module's button calls in their place.
 
         Returns:
             A node for each file that is loaded, the path of one that is not, True for a scene.
         """
-        if source.customDownloader is not None:
-            return source.customDownloader(source)
         results: list = []
         for uri, file, node, load, kind, checksum in zip(
             source.uris, source.fileNames, source.nodeNames, source.loadFiles, source.loadFileTypes, source.checksums,

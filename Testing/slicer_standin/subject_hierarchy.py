@@ -53,6 +53,12 @@ class HierarchyKeeper:
         scene.AddObserver(slicer.vtkMRMLScene.NodeAboutToBeRemovedEvent, removed)
         for event in (slicer.vtkMRMLScene.EndBatchProcessEvent, slicer.vtkMRMLScene.EndImportEvent):
             scene.AddObserver(event, lambda caller, name: self._add_all())
+        # Closing takes the hierarchy out of the scene, importing adds the file's: there is to be one.
+        for event in (slicer.vtkMRMLScene.EndCloseEvent, slicer.vtkMRMLScene.EndImportEvent):
+            scene.AddObserver(event, lambda caller, name: self._resolve(), 1.0)
+
+    def _resolve(self) -> None:
+        slicer.vtkMRMLSubjectHierarchyNode.ResolveSubjectHierarchy(self._scene)
 
     def _add(self, node: Any) -> None:
         owner = _owner(node)
