@@ -67,6 +67,8 @@ class Level:
 
     def __post_init__(self) -> None:
         self._warper = Warper(self.shape, self.matrix, self.moving.shape[2:], self.fixed.device)
+        # A mask leaves each voxel its weight against the smoothness, which counts everywhere.
+        self._share = 1.0 if self.mask is None else float(self.mask.mean())
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -77,13 +79,13 @@ class Level:
         return max(len(self.fixed), len(self.moving))
 
     def losses(self, criterion: Criterion, u: Tensor) -> Tensor:
-        """The criterion after the displacement `u`, (N,)."""
+        """The criterion after the displacement `u`, times the share of the voxels in the mask, (N,)."""
         warped = self._warper(self.moving, u)
         mask = self.mask
         if self.moving_mask is not None:
             seen = self._warper(self.moving_mask, u.detach(), padding="zeros")
             mask = seen if mask is None else seen * mask
-        return criterion(self.fixed, warped, mask)
+        return self._share * criterion(self.fixed, warped, mask)
 
 
 @dataclasses.dataclass

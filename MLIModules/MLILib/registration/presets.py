@@ -47,7 +47,7 @@ PRESETS: dict[str, Preset] = {
     "affine": Preset("Affine", "Two patients, coarsely: position, size and shear.", ("rigid", "affine"), "nmi", "nmi"),
     "deformable": Preset(
         "Deformable", "Two patients, or one at two times, of one modality: brains and small structures.",
-        ("affine", "deformable"), "ssd+lncc", "mind",
+        ("affine", "deformable"), "ssd+lncc", "mind", regularisation=1.5,
     ),
     "deformable-multimodal": Preset(
         "Deformable, different modalities", "Two patients or times, and two kinds of image.",
@@ -55,6 +55,6 @@ PRESETS: dict[str, Preset] = {
     ),
     "lung-ct": Preset(
         "Lung CT", "One chest in two states of breathing, or at two times.",
-        ("affine", "deformable"), "ssd+lncc", "nmi", work=0, global_search=True,
+        ("affine", "deformable"), "ssd+lncc", "nmi", regularisation=2.5, work=24_000_000, global_search=True,
     ),
 }  # fmt: skip
