@@ -3,10 +3,10 @@
     PYTHONPATH=MLIModules python Testing/benchmarks/registration_lung.py [--repeats 3] [--json OUT.json] [--peer none]
 
 The pair is elastix's test data (baseline and follow-up of one patient, Apache-2.0) in the data folder, without its
-landmarks: what is measured is the Dice of the lung masks and the correlation of intensities within the fixed lung, both
-of the whole image and of its detail (what a Gaussian of 3 mm takes away). MLI is given both masks, elastix the fixed one
-(with both it gives up); both start with the images' centres on each other. Each runs in a process of its own, so that
-its peak memory is its own. The peer is itk-elastix in the extra `peers`: affine and B-spline with Mattes' mutual
+landmarks. What is measured is the Dice of the lung masks and the correlation of intensities within the fixed lung, both
+of the whole image and of its detail (what a Gaussian of 3 mm takes away). MLI is given both masks, elastix the fixed
+one (with both it gives up); both start with the images' centres on each other. Each runs in a process of its own, so
+that its peak memory is its own. The peer is itk-elastix in the extra `peers`: affine and B-spline with Mattes' mutual
 information, its default parameter maps.
 """
 
