@@ -167,7 +167,7 @@ def _from_json(path: Path, data: Mapping[str, Any]) -> AtlasSet:
         if not labels:
             unlabelled += [] if lost else listed
         elif not lost:
-            atlases.append((_stem(Path(image)), *listed))
+            atlases.append((_stem(Path(image)), listed[0], listed[1]))
     stems = [name for name, *_ in atlases]
     if len(set(stems)) < len(stems):  # sub-01/t1.nii.gz, sub-02/t1.nii.gz: the path tells them apart
         atlases = [(_relative(image, path.parent), image, labels) for _, image, labels in atlases]
@@ -182,13 +182,13 @@ def _from_folder(root: Path) -> AtlasSet:
     if image_folders and label_folders:
         for several in (image_folders, label_folders):
             if len(several) > 1:
-                raise _unclear(root, f"it has the folders {_listed(several)}", "Leave one of them")
+                raise _unclear(root, f"It has the folders {_listed(several)}", "Leave one of them")
         return _two_folders(root, image_folders[0], label_folders[0])
     here = _image_files(root)
     subjects = [one for one in folders.values() if _image_files(one)]
     if here and subjects:
         raise _unclear(
-            root, f"images lie in it ({here[0].name}) and in its folder {subjects[0].name}", "Move one kind elsewhere"
+            root, f"Images lie in it ({here[0].name}) and in its folder {subjects[0].name}", "Move one kind elsewhere"
         )
     return _side_by_side(root, here) if here else _subjects(root, subjects)
 
@@ -210,14 +210,16 @@ def _side_by_side(root: Path, paths: Sequence[Path]) -> AtlasSet:
 
 
 def _subjects(root: Path, folders: Iterable[Path]) -> AtlasSet:
-    atlases, unlabelled, orphans = [], [], []
+    atlases: list[tuple[str, str, str]] = []
+    unlabelled: list[str] = []
+    orphans: list[str] = []
     for folder in sorted(folders):
         inside = _image_files(folder)
         labels = [one for one in inside if _is_labels(one)]
         images = [one for one in inside if not _is_labels(one)]
         if len(images) > 1 or len(labels) > 1:
             raise _unclear(
-                folder, f"it holds {_count(images, 'image')} and {_count(labels, 'label map')}", "Leave one of each"
+                folder, f"It holds {_count(images, 'image')} and {_count(labels, 'label map')}", "Leave one of each"
             )
         if not labels:
             unlabelled += map(str, images)
@@ -235,7 +237,9 @@ def _paired(root: Path, images: Sequence[tuple[Path, Any]], labels: Sequence[tup
         by_key: dict[Any, Path] = {}
         for path, key in side:
             if key in by_key:
-                raise _unclear(root, f"{by_key[key].name} and {path.name} are {what} of one name", "Leave one of them")
+                raise _unclear(
+                    root, f"The files {by_key[key].name} and {path.name} are {what} of one name", "Leave one of them"
+                )
             by_key[key] = path
         sides.append(by_key)
     ours, theirs = sides
@@ -252,14 +256,21 @@ def _paired(root: Path, images: Sequence[tuple[Path, Any]], labels: Sequence[tup
     )
 
 
-def _found(path: Path, atlases: Iterable[tuple[str, str, str]], **rest: Any) -> AtlasSet:
+def _found(
+    path: Path,
+    atlases: Iterable[tuple[str, str, str]],
+    *,
+    names: Mapping[int, str] | None = None,
+    unlabelled: Iterable[str] = (),
+    orphans: Iterable[str] = (),
+    missing: Iterable[str] = (),
+) -> AtlasSet:
     made = [Atlas(*one) for one in sorted(atlases)]
-    names = [one.name for one in made]
-    twice = sorted({name for name in names if names.count(name) > 1})
+    called = [one.name for one in made]
+    twice = sorted({name for name in called if called.count(name) > 1})
     if twice:
-        raise _unclear(path, f"two atlases are called {twice[0]}", "Name each file differently")
-    kept = {key: tuple(value) if isinstance(value, list) else value for key, value in rest.items()}
-    return AtlasSet(str(path), tuple(made), **kept)
+        raise _unclear(path, f"Two atlases are called {twice[0]}", "Name each file differently")
+    return AtlasSet(str(path), tuple(made), names or {}, tuple(unlabelled), tuple(orphans), tuple(missing))
 
 
 def _visible(folder: Path) -> Iterator[Path]:
@@ -318,7 +329,7 @@ def _require_one_channel(root: Path, images: Iterable[Path]) -> None:
 
 def _unclear(root: Path, why: str, remedy: str) -> BadInput:
     return BadInput(
-        f"It is not clear which images and labels in {root} belong together.", f"{why[0].upper()}{why[1:]}.",
+        f"It is not clear which images and labels in {root} belong together.", f"{why}.",
         f"{remedy}, or list the pairs in a Decathlon-format dataset.json.",
     )  # fmt: skip
 

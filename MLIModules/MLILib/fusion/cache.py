@@ -98,7 +98,7 @@ class Cache:
         try:
             with np.load(path, allow_pickle=False) as stored:
                 found = Entry({one: stored[one] for one in arrays}, json.loads(str(stored[_FACTS])))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
             _remove(path)

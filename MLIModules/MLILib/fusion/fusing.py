@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 
+from .. import device as devices
 from ..errors import BadInput
 from ..geometry import from_array, same_grid
 from ..progress import Progress
@@ -120,10 +121,11 @@ def fuse(
         BadInput: the method lacks an image, grids differ, or nobody has drawn anything.
     """
     found = labels if isinstance(labels, Raters) else raters(labels, names, label_names)
-    pictures = warped
-    if warped is not None and not isinstance(warped, np.ndarray):
-        pictures = np.stack([_array(one, found, "A rater's image") for one in warped])
     picture = _array(target, found, "The target") if isinstance(target, sitk.Image) else target
+    if warped is None or isinstance(warped, np.ndarray):
+        pictures = warped
+    else:
+        pictures = np.stack([_array(one, found, "A rater's image") for one in warped])
     return Fused(method, found, consensus(found, method, picture, pictures, **settings))
 
 
@@ -204,6 +206,8 @@ def consensus(
     module, name = _PLACES[method]
     function = getattr(importlib.import_module(f".{module}", __package__), name)
     own = {key: given[key] for key in _SETTINGS[method]}
+    if "device" in own:
+        own["device"] = str(devices.resolve(device))
     made: Consensus = function(found, *images, probabilities=probabilities, **own)
     return made
 

@@ -9,6 +9,7 @@ Example::
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -183,7 +184,7 @@ def _sources(atlases: Sequence[Source | tuple[sitk.Image, sitk.Image]], names: S
         if isinstance(one, Source):
             out.append(one)
         else:
-            out.append(Source(names[i] if names else f"atlas {i + 1}", lambda pair=one: pair))
+            out.append(Source(names[i] if names else f"atlas {i + 1}", functools.partial(tuple, one)))
     found = [one.name for one in out]
     if len(set(found)) < len(found):
         raise BadInput("Two atlases have one name.", "", "Give each a name of its own.")

@@ -38,7 +38,8 @@ def likeness(
         progress: told of the registration's stages.
 
     Returns:
-        Normalised mutual information times the covered share; 0 where nothing is covered.
+        Normalised mutual information above that of unrelated images, 0 to 1, times the covered share; 0 where nothing
+        is covered.
 
     Raises:
         MLIError: they cannot be registered.
@@ -46,7 +47,7 @@ def likeness(
     found = register(target, atlas, preset=PRESET, sampling=SAMPLING, device=device, seed=seed, progress=progress)
     compared = compare(target, atlas, found.transform)
     _, after = similarities(compared.coarser(MOST_VOXELS), (SIMILARITY,))
-    value = after[SIMILARITY] * compared.covered[1]
+    value = (after[SIMILARITY] - 1.0) * compared.covered[1]  # 1 is what images without anything in common have
     return value if math.isfinite(value) else 0.0
 
 

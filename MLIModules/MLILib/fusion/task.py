@@ -124,7 +124,7 @@ def run(request: FuseRequest, progress: Progress) -> dict[str, Any]:
     writing = time.monotonic()
     with files.Outputs() as outputs:
         paths = _write(request, fused, found.labels, outputs)
-        pictures = _draw(request, fused, outputs) if request.report else {}
+        pictures = _draw(request, fused, found.target, outputs) if request.report else {}
         noted = record.make(
             request,
             models=_models(request),
@@ -324,7 +324,9 @@ def _write(request: FuseRequest, fused: Fused, labels: Sequence[Label], outputs:
     }
 
 
-def _draw(request: FuseRequest, fused: Fused, outputs: files.Outputs) -> dict[str, str]:
+def _draw(
+    request: FuseRequest, fused: Fused, target: npt.NDArray[np.float32] | None, outputs: files.Outputs
+) -> dict[str, str]:
     """Write the pictures beside the report; their names by what they show."""
     from . import report_pictures  # matplotlib takes a second to import, and only a report needs it
 
@@ -336,7 +338,7 @@ def _draw(request: FuseRequest, fused: Fused, outputs: files.Outputs) -> dict[st
         finals[Path(name).stem] = final
         return outputs.path(final)
 
-    report_pictures.write(fused.report, place)
+    report_pictures.write(fused.report, place, raters=fused.raters, consensus=fused.consensus, target=target)
     return finals
 
 
