@@ -100,7 +100,7 @@ class TestOracle:
         open_vote = (stack != stack[0]).any(0)
         assert open_vote.mean() > 0.9
         assert found.probabilities is not None
-        # Of two matches that are equally good but for 1e-6, float32 can take the other: of a voxel in a hundred at most.
+        # Of two matches that are equally good but for 1e-6, float32 can take the other: in a voxel of a hundred.
         apart = np.abs(found.probabilities - wanted)[:, open_vote].max(0)
         assert np.quantile(apart, 0.99) < 1e-4
         assert (found.indices == wanted.argmax(0))[open_vote].mean() > 0.995

@@ -30,7 +30,7 @@ Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
 
 #: Voxels of a block with its margins: what a core's cache holds several of, and what keeps a GPU busy.
-_CPU_BLOCK, _GPU_BLOCK = 1 << 16, 1 << 23
+_CPU_BLOCK, _GPU_BLOCK = 1 << 17, 1 << 23
 
 #: Voxels whose patches are held at a time.
 _CPU_CHUNK, _GPU_CHUNK = 1 << 11, 1 << 15
