@@ -93,6 +93,12 @@ class TestWhoGoes:
         found = simple(people(stack), drop=0.0, least=5)
         assert found.kept.tolist() == [True] * 5 + [False] * 7
 
+    @pytest.mark.parametrize(("count", "stay"), [(1, 1), (2, 1), (7, 4), (8, 4)])
+    def test_half_of_them_stay(self, count: int, stay: int) -> None:
+        """Those below the mean are dropped until then: some always are, as no two are alike."""
+        stack = drawn((20, 22, 24), 1, np.linspace(0.02, 0.6, count).tolist())
+        assert simple(people(stack), drop=0.0).kept.sum() == stay
+
     @pytest.mark.parametrize("count", [1, 2])
     def test_few(self, count: int) -> None:
         """At one standard deviation neither of two can be dropped: the worse lies on the limit."""

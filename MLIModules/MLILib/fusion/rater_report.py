@@ -149,11 +149,14 @@ def table(found: Mapping[str, Any]) -> str:
     lines.insert(1, "-" * len(lines[0]))
     agreement, region = found["agreement"], found["region"]
     size = " x ".join(str(n) for n in region["size"])
+    together = (
+        f"Agreement of the raters: Dice {number(agreement['dice'])} in the mean of all pairs, Fleiss' kappa "
+        f"{number(agreement['kappa'])} in the box around what they drew."
+    )
     lines += [
         "",
         *([] if each else [f"Means over {len(labels)} labels; the report holds each."]),
-        f"Agreement of the raters: Dice {number(agreement['dice'])} in the mean of all pairs, Fleiss' kappa "
-        f"{number(agreement['kappa'])} in the box around what they drew.",
+        *([together] if len(found["raters"]) > 1 else []),
         f"Looked at: {'the whole image' if region['whole'] else 'a box'} of {size} voxels.",
         *found["notes"],
     ]
@@ -174,7 +177,7 @@ def _confusion(found: Patterns) -> npt.NDArray[np.int64]:
     levels = found.levels
     true = found.decisions[:, -1].astype(np.int64)
     out = np.empty((found.decisions.shape[1] - 1, levels, levels), dtype=np.int64)
-    for one, said in zip(out, found.decisions.T, strict=False):
+    for one, said in zip(out, found.decisions.T.astype(np.int64), strict=False):
         # Counts are whole numbers below 2^53, which doubles hold exactly.
         sums = np.bincount(said * levels + true, found.counts.astype(np.float64), minlength=levels**2)
         one[...] = sums.reshape(levels, levels)
@@ -230,7 +233,7 @@ def _notes(raters: Raters, region: Region) -> list[str]:
     """What a reader should know of who was fused."""
     notes = []
     if len(raters) == 1:
-        notes.append("There is one rater: the consensus is his, and agreement with others cannot be measured.")
+        notes.append("With one rater, agreement cannot be measured.")
     box = raters.box()
     if any(b.start < r.start or b.stop > r.stop for b, r in zip(box, region, strict=True)):
         notes.append("Raters drew outside of the region; that is not in the consensus, nor in these figures.")

@@ -63,7 +63,7 @@ def majority(raters: Raters, *, weights: Sequence[float] | None = None, probabil
     )
 
 
-def global_weights(target: Floats, warped: Floats, region: Region | None = None, *, power: float = 2.0) -> Doubles:
+def global_weights(target: Floats, warped: Floats, region: Region | None = None, *, power: float = 1.0) -> Doubles:
     """Weights of atlases by how much their whole images look like the target, (atlases,), that sum to 1.
 
     w_i = (1 - r_i)^-power, with the correlation coefficient r_i of the two images' voxels within the region: brightness
@@ -91,7 +91,7 @@ def weighted(
     warped: Floats,
     *,
     region: Region | None = None,
-    power: float = 2.0,
+    power: float = 1.0,
     probabilities: bool = False,
 ) -> Consensus:
     """A vote in which an atlas counts by how much its image looks like the target, see :func:`global_weights`.
@@ -117,7 +117,7 @@ def local(
     warped: Floats,
     *,
     patch_radius: int = 2,
-    power: float = 2.0,
+    power: float = 1.0,
     probabilities: bool = False,
     device: torch.device | str = "cpu",
 ) -> Consensus:
