@@ -28,14 +28,13 @@ _MEASURES = {
     "estimated_sensitivity": "Est. sensitivity",
     "estimated_specificity": "Est. specificity",
 }
-#: Lower ends of the ranges of kappa, in the words of J. R. Landis and G. G. Koch (Biometrics 33, 1977).
+#: Upper ends of the ranges of kappa, in the words of J. R. Landis and G. G. Koch (Biometrics 33, 1977); below 0 is poor.
 _KAPPA = (
-    (0.8, "almost perfect"),
-    (0.6, "substantial"),
-    (0.4, "moderate"),
-    (0.2, "fair"),
-    (0.0, "slight"),
-    (-1.0, "poor"),
+    (0.2, "slight"),
+    (0.4, "fair"),
+    (0.6, "moderate"),
+    (0.8, "substantial"),
+    (1.0, "almost perfect"),
 )
 
 
@@ -183,7 +182,7 @@ def notes(details: Mapping[str, Any]) -> list[str]:
 def _kappa(value: float | None) -> str:
     if value is None:
         return ""
-    word = next(word for low, word in _KAPPA if value > low or low == -1.0)
+    word = "poor" if value < 0 else next(word for high, word in _KAPPA if value <= high + 1e-9)
     return _("Fleiss' kappa {value:.2f}: {word} agreement").format(value=value, word=word)
 
 

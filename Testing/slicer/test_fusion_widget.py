@@ -57,8 +57,8 @@ def panel(standin, user_models, runner, monkeypatch):
 def add_segmentation(name, volume, names=("left", "right"), corner=2):
     """A segmentation of cubes on a volume's grid, one beside the other."""
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
-    node.SetReferenceImageGeometryParameterFromVolumeNode(volume)
     node.SetAndObserveTransformNodeID(volume.GetTransformNodeID())
+    node.SetReferenceImageGeometryParameterFromVolumeNode(volume)  # within that transform
     for index, segment in enumerate(names):
         identifier = node.GetSegmentation().AddEmptySegment(segment, segment)
         array = np.zeros(slicer.util.arrayFromVolume(volume).shape, np.uint8)
