@@ -19,9 +19,22 @@ _PLACES = {
     "LabelSum": "targets",
     "Output": "targets",
     "Voxel": "targets",
+    "gradient": "gradients",
+    "gradient_times_input": "gradients",
+    "integrated_gradients": "gradients",
+    "smoothgrad": "gradients",
 }
 
-__all__ = ["ClassScore", "LabelSum", "Output", "Voxel"]
+__all__ = [
+    "ClassScore",
+    "LabelSum",
+    "Output",
+    "Voxel",
+    "gradient",
+    "gradient_times_input",
+    "integrated_gradients",
+    "smoothgrad",
+]
 
 
 def __getattr__(name: str) -> Any:
