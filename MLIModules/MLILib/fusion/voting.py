@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from .. import device as devices
 from ..errors import BadInput
 from . import patterns
 from .patterns import decide
@@ -119,7 +120,7 @@ def local(
     patch_radius: int = 2,
     power: float = 1.0,
     probabilities: bool = False,
-    device: torch.device | str = "cpu",
+    device: str = "auto",
 ) -> Consensus:
     """A vote in which an atlas counts, at each voxel, by how much its image looks like the target around there.
 
@@ -134,7 +135,7 @@ def local(
         patch_radius: voxels, 1 or more; a patch is 2 patch_radius + 1 voxels wide.
         power: 0 weighs all alike; the larger, the more the best atlas counts.
         probabilities: whether the share of the votes of each label is wanted, too.
-        device: where patches are compared.
+        device: where patches are compared: "auto", "cpu", "cuda", "cuda:N" or "mps".
 
     Returns:
         The consensus; its weights are the atlases' mean share of the vote where they do not all agree.
@@ -164,7 +165,8 @@ def local(
         # Patches around disputed voxels lie within this box, or end with the image.
         box = box_around(disputed, patch_radius)
         inner = np.flatnonzero(disputed[box])
-        weights = _local_weights(target[box], [one[box] for one in warped], inner, patch_radius, power, device)
+        where = devices.resolve(device)
+        weights = _local_weights(target[box], [one[box] for one in warped], inner, patch_radius, power, where)
         trust = weights.mean(axis=1)
         for start in range(0, len(places), _BLOCK):
             block = slice(start, start + _BLOCK)
@@ -192,7 +194,7 @@ def _local_weights(
     places: npt.NDArray[np.intp],
     radius: int,
     power: float,
-    device: torch.device | str,
+    device: torch.device,
 ) -> Doubles:
     """w_i as shares at some voxels, numbered in the order of the images' array, (atlases, voxels)."""
     import torch
@@ -213,7 +215,7 @@ def _local_weights(
         found = _window_sums(torch.stack([theirs, theirs * theirs, ours * theirs]), radius) / count
         other = (found[1] - found[0] * found[0]).clamp(min=0) + _FLAT
         r = (found[2] - mean * found[0]) / (spread * other).sqrt()
-        weight[:] = (1.0 - r.flatten()[at].double()).clamp(min=_NEAREST).pow(-power).cpu().numpy()
+        weight[:] = (1.0 - r.flatten()[at].cpu().double()).clamp(min=_NEAREST).pow(-power).numpy()
     out /= out.sum(axis=0)
     return out
 
