@@ -23,6 +23,8 @@ from .jobs import Call, Status, Steps
 _LATER = 100
 #: Rows that the list of atlases shows at once.
 _ROWS = 8
+#: Rows that the table of trust shows at once.
+_RATERS = 12
 #: Pixels of the swatch before an atlas' name.
 _SWATCH = 10
 #: Colour of the swatch for each state, and the state in words.
@@ -101,7 +103,6 @@ class FusionPanel:
         ui.showRecordButton.connect("clicked(bool)", self.onShowRecordButton)
         ui.disagreementThresholdSlider.connect("valueChanged(double)", self.onDisagreementThresholdChanged)
         ui.atlasesTableWidget.setColumnCount(2)
-        ui.atlasesTableWidget.setHorizontalHeaderLabels([_("Atlas"), _("State")])
         ui.atlasesTableWidget.verticalHeader().visible = False
         ui.atlasesTableWidget.horizontalHeader().setStretchLastSection(True)
         self._later = qt.QTimer()
@@ -277,6 +278,8 @@ class FusionPanel:
         """Show how each atlas fares; a row that did not change is left alone."""
         table, states = self.ui.atlasesTableWidget, self._states
         table.visible = bool(states)
+        heading = _("Rater") if self._parameterNode is not None and self._parameterNode.mode == "raters" else _("Atlas")
+        table.setHorizontalHeaderLabels([heading, _("State")])
         if len(states) != len(self._shownStates):
             table.setRowCount(len(states))
             self._shownStates = []
@@ -309,10 +312,16 @@ class FusionPanel:
             {
                 "kind": kind,
                 "words": fusion_report.words(details, kind),
-                "notes": fusion_report.notes(details),
-                "states": [dataclasses.astuple(state) for state in fusion_report.states(details)],
+                "warnings": list(dict.fromkeys(details["warnings"])),
+                "states": [dataclasses.astuple(state) for state in self.statesOf(details, kind)],
             }
         )
+
+    @staticmethod
+    def statesOf(details: Any, kind: str) -> list[State]:
+        """How each atlas or rater fared; nothing is worth telling of raters who were all used."""
+        found = fusion_report.states(details)
+        return [] if kind == "raters" and all(state.status == "used" for state in found) else found
 
     def showStoredResult(self) -> None:
         """Show the nodes of the latest result of this parameter set, if they are not shown already."""
@@ -329,12 +338,12 @@ class FusionPanel:
         if self.job is None:
             self._states = [State(*state) for state in held.get("states", [])]
             self.showStates()
-        self.showTable(self.ui.ratersTableView, node.ratersTable if shown else None)
+        self.showTable(self.ui.ratersTableView, node.ratersTable if shown else None, _RATERS)
         self.ui.agreementLabel.text = held.get("words", "")
         ofRaters = held.get("kind") == "raters"
         self.ui.ratersTableLabel.text = _("Trust in each rater") if ofRaters else _("Trust in each atlas")
-        self.ui.warningsLabel.text = "\n".join(f"\N{WARNING SIGN} {sentence}" for sentence in held.get("notes", []))
-        self.ui.warningsLabel.visible = bool(held.get("notes"))
+        self.ui.warningsLabel.text = "\n".join(f"\N{WARNING SIGN} {sentence}" for sentence in held.get("warnings", []))
+        self.ui.warningsLabel.visible = bool(held.get("warnings"))
         measured = shown and node.metricsTable is not None
         for name in ("metricsLabel", "metricsTableView", "showMetricsButton"):
             getattr(self.ui, name).visible = measured

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import html
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from slicer.i18n import tr as _
@@ -28,7 +28,7 @@ _MEASURES = {
     "estimated_sensitivity": "Est. sensitivity",
     "estimated_specificity": "Est. specificity",
 }
-#: Upper ends of the ranges of kappa, in the words of J. R. Landis and G. G. Koch (Biometrics 33, 1977); below 0 is poor.
+#: Upper ends of the ranges of kappa, as J. R. Landis and G. G. Koch call them (Biometrics 33, 1977); below 0 is poor.
 _KAPPA = (
     (0.2, "slight"),
     (0.4, "fair"),
@@ -76,9 +76,10 @@ def table(details: Mapping[str, Any]) -> dict[str, list[Any]]:
     }
     for key, heading in _MEASURES.items():
         if any(label[key] is not None for _rater, label in rows):
-            columns[heading] = [_number(label[key]) for _rater, label in rows]
-    if report["measure"]:
-        columns[_measure(report)] = [_short(_weight(rater, label)) for rater, label in rows]
+            digits = 4 if "specificity" in key else 3  # which the background brings close to 1
+            columns[heading] = [_number(label[key], digits) for _rater, label in rows]
+        if key == "dice" and report["measure"]:
+            columns[_measure(report)] = [_short(_weight(rater, label)) for rater, label in rows]
     return columns
 
 
@@ -140,7 +141,7 @@ def largest_entropy(details: Mapping[str, Any]) -> float:
 
 
 def words(details: Mapping[str, Any], kind: str) -> str:
-    """What was fused to what, how far the raters agree, and where was looked, as HTML.
+    """What was fused to what, how far the raters agree, where was looked, and what was decided on the way, as HTML.
 
     Args:
         details: result of the task "fuse".
@@ -170,13 +171,9 @@ def words(details: Mapping[str, Any], kind: str) -> str:
     size = " \N{MULTIPLICATION SIGN} ".join(str(n) for n in region["size"])
     where = _("the whole image") if region["whole"] else _("a box around what they drew")
     lines.append(_("Looked at: {where}, {size} voxels").format(where=where, size=size))
-    return "".join(f"<p style='margin:0 0 2px 0'>{line}.</p>" for line in lines if line)
-
-
-def notes(details: Mapping[str, Any]) -> list[str]:
-    """What a reader should know, each sentence once."""
-    found: Sequence[str] = [*(details.get("warnings") or ()), *(details["report"].get("notes") or ())]
-    return list(dict.fromkeys(found))
+    told = [f"{line}." for line in lines if line]
+    told += [f"<i>{html.escape(note)}</i>" for note in dict.fromkeys(report["notes"])]
+    return "".join(f"<p style='margin:0 0 2px 0'>{line}</p>" for line in told)
 
 
 def _kappa(value: float | None) -> str:
@@ -199,9 +196,9 @@ def _weight(rater: Mapping[str, Any], label: Mapping[str, Any]) -> float | None:
     return None if value is None else float(value)
 
 
-def _number(value: float | None) -> float:
-    """For the table, to four decimals; not a number where it is not defined."""
-    return math.nan if value is None else round(float(value), 4)
+def _number(value: float | None, digits: int = 3) -> float:
+    """For the table, to so many decimals; not a number where it is not defined."""
+    return math.nan if value is None else round(float(value), digits)
 
 
 def _short(value: float | None) -> float:

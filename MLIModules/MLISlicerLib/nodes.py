@@ -343,6 +343,7 @@ def write_segments(
     grid = place if isinstance(place, Grid) else grid_of(place, below)
     found = np.zeros(grid.size[::-1], np.uint8 if max(values.values(), default=0) < 256 else np.uint16)
     world = to_world(node, below)
+    layers: dict[Any, np.ndarray] = {}  # segments that share a label map are resampled together
     for identifier, value in values.items():
         labelmap = node.GetSegmentation().GetSegment(identifier).GetRepresentation(_BINARY_LABELMAP)
         label = node.GetSegmentation().GetSegment(identifier).GetLabelValue()
@@ -354,22 +355,31 @@ def write_segments(
             )
         if labelmap.IsEmpty():
             continue
-        source = slicer.vtkOrientedImageData()
-        source.ShallowCopy(labelmap)
-        matrix = vtk.vtkMatrix4x4()
-        labelmap.GetImageToWorldMatrix(matrix)
-        source.SetGeometryFromImageToWorldMatrix(vtk_matrix_of(world @ matrix_of(matrix)))
-        for start, stop, slab in _resampled(source, grid):
-            found[start:stop][slab == label] = value
-            yield Status(stage, stop / grid.size[2])
+        if labelmap not in layers:
+            source = slicer.vtkOrientedImageData()
+            source.ShallowCopy(labelmap)
+            matrix = vtk.vtkMatrix4x4()
+            labelmap.GetImageToWorldMatrix(matrix)
+            source.SetGeometryFromImageToWorldMatrix(vtk_matrix_of(world @ matrix_of(matrix)))
+            for start, stop, slab in _resampled(source, grid):
+                layer = layers.setdefault(labelmap, np.zeros(found.shape, slab.dtype))
+                layer[start:stop] = slab
+                yield Status(stage, stop / grid.size[2])
+        for start in range(0, grid.size[2], _slices_a_step(grid)):
+            stop = start + _slices_a_step(grid)
+            found[start:stop][layers[labelmap][start:stop] == label] = value
+            yield Status(stage)
     yield from write_nrrd(path, found, grid, stage)
 
 
-def _resampled(
-    source: slicer.vtkOrientedImageData, grid: Grid, voxels: int = 1 << 20
-) -> Iterator[tuple[int, int, np.ndarray]]:
+def _slices_a_step(grid: Grid, voxels: int = 1 << 20) -> int:
+    """How many slices a job may go through between two turns of the event loop."""
+    return max(1, voxels // (grid.size[0] * grid.size[1]))
+
+
+def _resampled(source: slicer.vtkOrientedImageData, grid: Grid) -> Iterator[tuple[int, int, np.ndarray]]:
     """Slabs of `source` on `grid`: first slice, end, (slices, j, i) voxels."""
-    step = max(1, voxels // (grid.size[0] * grid.size[1]))
+    step = _slices_a_step(grid)
     for start in range(0, grid.size[2], step):
         stop = min(start + step, grid.size[2])
         reference = slicer.vtkOrientedImageData()

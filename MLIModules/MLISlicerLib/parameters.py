@@ -50,54 +50,15 @@ def tooltip(request: type[Request], name: str) -> str:
     return f"{setting.help} ({limits})" if limits else setting.help
 
 
-class ChoiceConnector(GuiConnector):
-    """Ties a combo box whose items carry data to a text parameter; a value it lacks is added, so that none is lost.
+class _Handed(GuiConnector):
+    """What the connectors here share: they are handed to connectParametersToGui, and never chosen by themselves.
 
     Args:
-        widget: a QComboBox; fill it with ``addItem(text, data)``.
-        unknown: text of an item for a value that is not offered, with {value}.
+        widget: the widget that shows the parameter.
     """
 
-    def __init__(self, widget: Any, unknown: str = "{value}") -> None:
-        super().__init__()
-        self._widget = widget
-        self._unknown = unknown
-
-    @staticmethod
-    def canRepresent(widget: Any, datatype: Any) -> bool:
-        return False  # never chosen by itself: it is handed to connectParametersToGui
-
-    @staticmethod
-    def create(widget: Any, datatype: Any) -> None:
-        return None
-
-    def _connect(self) -> None:
-        self._widget.connect("currentIndexChanged(int)", self._onIndexChanged)
-
-    def _disconnect(self) -> None:
-        self._widget.disconnect("currentIndexChanged(int)", self._onIndexChanged)
-
-    def _onIndexChanged(self, index: int) -> None:
-        if index >= 0:
-            self.changed()
-
-    def widget(self) -> Any:
-        return self._widget
-
-    def read(self) -> str:
-        value = self._widget.itemData(self._widget.currentIndex)
-        return "" if value is None else str(value)
-
-    def write(self, value: str) -> None:
-        values = [self._widget.itemData(index) for index in range(self._widget.count)]
-        if value not in values:
-            self._widget.addItem(self._unknown.format(value=value), value)
-            values.append(value)
-        self._widget.currentIndex = values.index(value)
-
-
-class CheckedConnector(GuiConnector):
-    """Ties a ctkCheckableComboBox whose items carry data to a parameter that is a list of texts."""
+    #: The signal of the widget that tells of a change by the user.
+    SIGNAL = ""
 
     def __init__(self, widget: Any) -> None:
         super().__init__()
@@ -112,13 +73,52 @@ class CheckedConnector(GuiConnector):
         return None
 
     def _connect(self) -> None:
-        self._widget.connect("checkedIndexesChanged()", self.changed)
+        self._widget.connect(self.SIGNAL, self._onChanged)
 
     def _disconnect(self) -> None:
-        self._widget.disconnect("checkedIndexesChanged()", self.changed)
+        self._widget.disconnect(self.SIGNAL, self._onChanged)
+
+    def _onChanged(self, *_: Any) -> None:
+        self.changed()
 
     def widget(self) -> Any:
         return self._widget
+
+
+class ChoiceConnector(_Handed):
+    """Ties a combo box whose items carry data to a text parameter; a value it lacks is added, so that none is lost.
+
+    Args:
+        widget: a QComboBox; fill it with ``addItem(text, data)``.
+        unknown: text of an item for a value that is not offered, with {value}.
+    """
+
+    SIGNAL = "currentIndexChanged(int)"
+
+    def __init__(self, widget: Any, unknown: str = "{value}") -> None:
+        super().__init__(widget)
+        self._unknown = unknown
+
+    def _onChanged(self, *_: Any) -> None:
+        if self._widget.currentIndex >= 0:
+            self.changed()
+
+    def read(self) -> str:
+        value = self._widget.itemData(self._widget.currentIndex)
+        return "" if value is None else str(value)
+
+    def write(self, value: str) -> None:
+        values = [self._widget.itemData(index) for index in range(self._widget.count)]
+        if value not in values:
+            self._widget.addItem(self._unknown.format(value=value), value)
+            values.append(value)
+        self._widget.currentIndex = values.index(value)
+
+
+class CheckedConnector(_Handed):
+    """Ties a ctkCheckableComboBox whose items carry data to a parameter that is a list of texts."""
+
+    SIGNAL = "checkedIndexesChanged()"
 
     def read(self) -> list[str]:
         return [str(self._widget.itemData(index.row())) for index in self._widget.checkedIndexes()]
@@ -133,35 +133,13 @@ class CheckedConnector(GuiConnector):
                 self._widget.setCheckState(model.index(row, 0), wanted)
 
 
-class NodeConnector(GuiConnector):
+class NodeConnector(_Handed):
     """Ties a qMRMLNodeComboBox to a parameter that takes nodes of several classes; those offered are the .ui file's.
 
     Slicer's own connector would offer the parameter's class in their place.
     """
 
-    def __init__(self, widget: Any) -> None:
-        super().__init__()
-        self._widget = widget
-
-    @staticmethod
-    def canRepresent(widget: Any, datatype: Any) -> bool:
-        return False
-
-    @staticmethod
-    def create(widget: Any, datatype: Any) -> None:
-        return None
-
-    def _connect(self) -> None:
-        self._widget.connect("currentNodeChanged(vtkMRMLNode*)", self._onNodeChanged)
-
-    def _disconnect(self) -> None:
-        self._widget.disconnect("currentNodeChanged(vtkMRMLNode*)", self._onNodeChanged)
-
-    def _onNodeChanged(self, node: Any) -> None:
-        self.changed()
-
-    def widget(self) -> Any:
-        return self._widget
+    SIGNAL = "currentNodeChanged(vtkMRMLNode*)"
 
     def read(self) -> Any:
         return self._widget.currentNode()
@@ -170,36 +148,19 @@ class NodeConnector(GuiConnector):
         self._widget.setCurrentNode(value)
 
 
-class CheckedNodesConnector(GuiConnector):
+class CheckedNodesConnector(_Handed):
     """Ties a qMRMLCheckableNodeComboBox to a parameter that is a list of nodes; the list has the chooser's order."""
 
-    def __init__(self, widget: Any) -> None:
-        super().__init__()
-        self._widget = widget
-
-    @staticmethod
-    def canRepresent(widget: Any, datatype: Any) -> bool:
-        return False
-
-    @staticmethod
-    def create(widget: Any, datatype: Any) -> None:
-        return None
-
-    def _connect(self) -> None:
-        self._widget.connect("checkedNodesChanged()", self.changed)
-
-    def _disconnect(self) -> None:
-        self._widget.disconnect("checkedNodesChanged()", self.changed)
-
-    def widget(self) -> Any:
-        return self._widget
+    SIGNAL = "checkedNodesChanged()"
 
     def read(self) -> list[Any]:
         return list(self._widget.checkedNodes())
 
     def write(self, value: list[Any]) -> None:
-        import qt
-
-        wanted = [node for node in value if node is not None]
-        for node in [*self._widget.checkedNodes(), *wanted]:
-            self._widget.setCheckState(node, qt.Qt.Checked if node in wanted else qt.Qt.Unchecked)
+        wanted, checked = [node for node in value if node is not None], self.read()
+        for node in checked:
+            if node not in wanted:
+                self._widget.uncheck(node)
+        for node in wanted:
+            if node not in checked:
+                self._widget.check(node)

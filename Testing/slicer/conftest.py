@@ -1,5 +1,6 @@
 """What the tests of the Slicer side share: fresh scenes, models, and a Slicer made of slicer-core and the stand-in."""
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -66,20 +67,48 @@ def model_folder(user_models):
     return folder
 
 
-@pytest.fixture
-def widget(standin, model_folder):
-    """The panel of MLI Segmentation in an empty scene, with the model "tiny" chosen."""
+@contextlib.contextmanager
+def opened(standin, module):
+    """A module's panel in an empty scene; at the end its job is stopped, and no slot may have raised."""
     slicer.mrmlScene.Clear()
     standin.messages.clear()
     standin.slot_errors.clear()
-    _, made = standin.load_module(ROOT / "MLIModules" / "Segmentation" / "MLISegmentation.py")
-    made._parameterNode.model = "tiny"
+    _, made = standin.load_module(module)
     yield made
     standin.check_slots()
     if made.job is not None:
         made.cancelJob()
         standin.process_events_until(lambda: made.job is None, 10)
-    standin.unload_module("MLISegmentation")
+    standin.unload_module(module.stem)
+
+
+@pytest.fixture
+def open_panel(standin):
+    """Opens a module's panel in an empty scene for the time of a test."""
+    with contextlib.ExitStack() as stack:
+        yield lambda module: stack.enter_context(opened(standin, module))
+
+
+@pytest.fixture
+def widget(model_folder, open_panel):
+    """The panel of MLI Segmentation in an empty scene, with the model "tiny" chosen."""
+    made = open_panel(ROOT / "MLIModules" / "Segmentation" / "MLISegmentation.py")
+    made._parameterNode.model = "tiny"
+    return made
+
+
+@pytest.fixture
+def fake_runner(standin, user_models, monkeypatch):
+    """A runner whose worker does not compute (fake_worker.py), in place of the one that the panels share."""
+    from MLISlicerLib import widget as shared
+    from MLISlicerLib.jobs import JobRunner
+    from MLISlicerLib.process import WorkerProcess
+
+    made = JobRunner(lambda: WorkerProcess([sys.executable, str(Path(__file__).with_name("fake_worker.py"))]))
+    monkeypatch.setattr(shared, "shared_runner", lambda: made)
+    monkeypatch.setattr(shared.install, "ensure", lambda requester: None)
+    yield made
+    made.close()
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import unittest
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,15 @@ def tell(result):
         pytest.fail(report)
     if result.skipped:
         pytest.skip(result.skipped[0][1])
+
+
+def with_a_main_window(standin, module, test):
+    """Run one test of the module's test class in this process; skips as it does."""
+    standin.load_module(module)
+    result = unittest.TestResult()
+    getattr(sys.modules[module.stem], f"{module.stem}Test")(test).run(result)
+    standin.check_slots()
+    tell(result)
 
 
 def without_a_main_window(module, test):

@@ -225,7 +225,7 @@ class TestReport:
             (0.8, "substantial"),
             (0.41, "moderate"),
             (0.4, "fair"),
-            (0.0, "poor"),
+            (0.0, "slight"),
             (-0.3, "poor"),
         ],
     )

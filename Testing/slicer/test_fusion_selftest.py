@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("slicer", reason="slicer-core is not installed")
 pytest.importorskip("PySide6", reason="PySide6 is not installed")
 
-from selftests import tell, without_a_main_window
+from selftests import with_a_main_window, without_a_main_window
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = ROOT / "MLIModules" / "AtlasFusion" / "MLIAtlasFusion.py"
@@ -17,13 +17,7 @@ TESTS = ["test_atlases", "test_badInput", "test_parametersAreSaved", "test_rater
 
 @pytest.mark.parametrize("name", TESTS)
 def test_with_a_main_window(name, standin):
-    import unittest
-
-    standin.load_module(MODULE)
-    result = unittest.TestResult()
-    sys.modules["MLIAtlasFusion"].MLIAtlasFusionTest(name).run(result)
-    standin.check_slots()
-    tell(result)
+    with_a_main_window(standin, MODULE, name)
 
 
 def test_as_the_button_reload_and_test_runs_it(standin):

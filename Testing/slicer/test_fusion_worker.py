@@ -12,18 +12,10 @@ slicer = pytest.importorskip("slicer", reason="slicer-core is not installed")
 pytest.importorskip("PySide6", reason="PySide6 is not installed")
 pytest.importorskip("torch", reason="torch is not installed")
 
+from clicks import choose, errors, finish, temporary_folders  # noqa: E402
 from processes import alive, children  # noqa: E402
 from scenes import add_volume, linear, scene_state  # noqa: E402
-from test_fusion_widget import (  # noqa: E402
-    MODULE,
-    add_segmentation,
-    choose,
-    errors,
-    finish,
-    listed,
-    settle,
-    temporary_folders,
-)
+from test_fusion_widget import MODULE, add_segmentation, listed, settle  # noqa: E402
 
 #: Seconds: the first job of a worker imports torch, which takes long on a busy machine.
 PATIENCE = 240
@@ -47,7 +39,7 @@ def runner(standin, tmp_path_factory):
 
 
 @pytest.fixture
-def panel(standin, user_models, runner, monkeypatch):
+def panel(user_models, runner, monkeypatch, open_panel):
     """The panel in an empty scene; it computes on the CPU."""
     from MLISlicerLib import install
     from MLISlicerLib import widget as shared
@@ -55,18 +47,10 @@ def panel(standin, user_models, runner, monkeypatch):
     if install.missing():
         pytest.skip("packages are not installed: " + ", ".join(install.missing()))
     monkeypatch.setattr(shared, "shared_runner", lambda: runner)
-    slicer.mrmlScene.Clear()
-    standin.messages.clear()
-    standin.slot_errors.clear()
-    _, made = standin.load_module(MODULE)
+    made = open_panel(MODULE)
     made._parameterNode.device = "cpu"
     made._parameterNode.registration = "rigid"
-    yield made
-    standin.check_slots()
-    if made.job is not None:
-        made.cancelJob()
-        standin.process_events_until(lambda: made.job is None, 10)
-    standin.unload_module("MLIAtlasFusion")
+    return made
 
 
 def blob(seed):
@@ -298,7 +282,7 @@ class TestRaters:
         found = slicer.util.arrayFromSegmentBinaryLabelmap(node.outputSegmentation, identifier, target)
         expected = slicer.util.arrayFromSegmentBinaryLabelmap(rater, "one", target)  # Slicer's own resampling
         np.testing.assert_array_equal(found, expected)
-        assert "There is one rater" in panel.ui.warningsLabel.text
+        assert "There is one rater" in panel.ui.agreementLabel.text
 
     def test_empty_raters_are_refused(self, panel, standin):
         volume = add_volume("seen", size=SHAPE[::-1])

@@ -7,7 +7,6 @@ self-test registers in earnest.
 import json
 import os
 import shutil
-import sys
 import time
 from pathlib import Path
 
@@ -18,48 +17,25 @@ slicer = pytest.importorskip("slicer", reason="slicer-core is not installed")
 pytest.importorskip("PySide6", reason="PySide6 is not installed")
 
 import vtk  # noqa: E402
+from clicks import apply, choose, errors, finish, temporary_folders  # noqa: E402
 from fake_worker import SHIFT  # noqa: E402
 from processes import alive  # noqa: E402
 from scenes import add_volume, linear, motion, scene_state  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = ROOT / "MLIModules" / "Registration" / "MLIRegistration.py"
-FAKE = Path(__file__).with_name("fake_worker.py")
 
 #: The worker's shift, LPS, as a moving point in RAS goes back.
 BACK = np.array([1.0, 1.0, -1.0]) * SHIFT
 
 
 @pytest.fixture
-def runner(standin):
-    """A runner whose worker does not compute."""
-    from MLISlicerLib.jobs import JobRunner
-    from MLISlicerLib.process import WorkerProcess
-
-    made = JobRunner(lambda: WorkerProcess([sys.executable, str(FAKE)]))
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def panel(standin, user_models, runner, monkeypatch):
+def panel(fake_runner, open_panel):
     """The panel in an empty scene, with the worker that does not compute."""
     from MLISlicerLib import registration_presets
-    from MLISlicerLib import widget as shared
 
-    monkeypatch.setattr(shared, "shared_runner", lambda: runner)
-    monkeypatch.setattr(shared.install, "ensure", lambda requester: None)
-    slicer.mrmlScene.Clear()
     slicer.app.userSettings().remove(registration_presets._KEY)
-    standin.messages.clear()
-    standin.slot_errors.clear()
-    _, made = standin.load_module(MODULE)
-    yield made
-    standin.check_slots()
-    if made.job is not None:
-        made.cancelJob()
-        standin.process_events_until(lambda: made.job is None, 10)
-    standin.unload_module("MLIRegistration")
+    return open_panel(MODULE)
 
 
 def add_pair(panel):
@@ -77,28 +53,6 @@ def add_points(name, positions):
     return node
 
 
-def finish(panel, standin, seconds=30):
-    standin.process_events_until(lambda: panel.job is None, seconds)
-    standin.check_slots()
-
-
-def apply(panel, standin):
-    panel.ui.applyButton.click()
-    finish(panel, standin)
-
-
-def errors(standin):
-    return [text for name, text in standin.messages if name == "errorDisplay"]
-
-
-def choose(comboBox, value):
-    """Choose an item by hand, as a click does, which also tells that the user did it."""
-    from PySide6 import QtCore
-
-    comboBox.setCurrentIndex(comboBox.findData(value))
-    QtCore.QMetaObject.invokeMethod(comboBox, "activated", QtCore.Q_ARG(int, comboBox.currentIndex))
-
-
 def world(points, index=0):
     found = [0.0, 0.0, 0.0]
     points.GetNthControlPointPositionWorld(index, found)
@@ -108,10 +62,6 @@ def world(points, index=0):
 def results():
     """The transforms in the scene, without the hidden ones of the views."""
     return [node for node in slicer.util.getNodesByClass("vtkMRMLTransformNode") if not node.GetHideFromEditors()]
-
-
-def temporary_folders():
-    return list(Path(slicer.app.temporaryPath).glob("mli-job-*"))
 
 
 class TestBeforeAJob:
@@ -545,13 +495,13 @@ class TestSaving:
 
 @pytest.mark.skipif(os.name != "posix", reason="process groups and signals are POSIX")
 class TestStopping:
-    def test_cancel_leaves_no_process_and_the_scene_as_it_was(self, panel, standin, runner):
+    def test_cancel_leaves_no_process_and_the_scene_as_it_was(self, panel, standin, fake_runner):
         add_pair(panel)
         panel.ui.seedSpinBox.value = 99  # the worker then sleeps
         before = scene_state()
         panel.ui.applyButton.click()
         standin.process_events_until(lambda: "level" in panel.job.status.stage, 30)
-        pid, begin = runner.worker.pid, time.monotonic()
+        pid, begin = fake_runner.worker.pid, time.monotonic()
         panel.ui.applyButton.click()
         finish(panel, standin, 5)
         assert time.monotonic() - begin < 2.0

@@ -15,6 +15,8 @@ import pytest
 slicer = pytest.importorskip("slicer", reason="slicer-core is not installed")
 pytest.importorskip("torch", reason="torch is not installed")
 
+import clicks  # noqa: E402
+from clicks import errors, temporary_folders  # noqa: E402
 from gaps import Gaps, require_quiet  # noqa: E402
 from processes import alive, children  # noqa: E402
 from scenes import add_volume, linear, motion, scene_state  # noqa: E402
@@ -27,21 +29,12 @@ PATIENCE = 240
 
 def finish(widget, standin, seconds=PATIENCE):
     """Let the job end."""
-    standin.process_events_until(lambda: widget.job is None, seconds)
-    standin.check_slots()
+    clicks.finish(widget, standin, seconds)
 
 
 def apply(widget, standin):
-    widget.ui.applyButton.click()
-    finish(widget, standin)
-
-
-def errors(standin):
-    return [text for name, text in standin.messages if name == "errorDisplay"]
-
-
-def temporary_folders():
-    return list(Path(slicer.app.temporaryPath).glob("mli-job-*"))
+    """Press Apply and let the job end."""
+    clicks.apply(widget, standin, PATIENCE)
 
 
 class TestBeforeAJob:
@@ -108,6 +101,7 @@ class TestBeforeAJob:
         from MLISlicerLib import install
 
         monkeypatch.setattr(install, "missing", lambda: ["torch>=2.8"])
+        monkeypatch.setattr(install, "_complete", False)  # another test may have found all there
         slicer.mrmlScene.Clear()
         standin.messages.clear()
         _, made = standin.load_module(MODULE)
