@@ -9,8 +9,8 @@ one after the other. Prints a table and writes one JSON file::
 antspyx works on the voxels that ours works on: a mask holds those where atlases disagree, and a patch's radius more. It
 gets images of one mean and a standard deviation of 100, since it takes no patch's to be below 1. Its answer is the
 label of most probability; that of the background, which it does not give, is what the others leave. "same" are our
-settings (Pearson's correlation, beta 2, rho 0.1), "own" those it has by default (mean squares, beta 4, rho 0.01). It
-writes its probabilities to files, which is part of its time.
+settings (beta 2, rho 0.1), "own" those it has by default (beta 4, rho 0.01); both search by squared differences. It writes its
+probabilities to files, which is part of its time.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ DATA = Path(os.environ.get("MLI_DATA", ROOT.parent / "shared" / "data")) / "mous
 GROUPS = ("FVB_NCrl_in_vivo", "rTg4510_in_vivo")
 ATLASES = 7
 PATCH, SEARCH = 2, 3
-PEERS = {"same": (2.0, 0.1, True), "own": (4.0, 0.01, False)}
+PEERS = {"same": (2.0, 0.1), "own": (4.0, 0.01)}
 TITLES = {
     "majority": "Majority vote",
     "local": "Locally weighted vote",
@@ -110,7 +110,7 @@ def ants(peer: str, people: Raters, target: np.ndarray, warped: np.ndarray) -> C
     """antspyx's, likewise; what it needs is made before."""
     import ants
 
-    beta, rho, correlation = PEERS[peer]
+    beta, rho = PEERS[peer]
     agreed = people.agreed()
     mask = ndimage.maximum_filter(~agreed, 2 * PATCH + 1)
     pictures = [ants.from_numpy((one - one.mean()) / one.std() * 100) for one in (target, *warped)]
@@ -119,7 +119,7 @@ def ants(peer: str, people: Raters, target: np.ndarray, warped: np.ndarray) -> C
     def call() -> np.ndarray:
         made = ants.joint_label_fusion(
             pictures[0], ants.from_numpy(mask.astype(np.float32)), pictures[1:], label_list=labels,
-            beta=beta, rho=rho, rad=PATCH, r_search=SEARCH, usecor=correlation,
+            beta=beta, rho=rho, rad=PATCH, r_search=SEARCH,
         )  # fmt: skip
         best = np.zeros(mask.shape, np.uint8)
         most = 1.0 - sum(image.numpy() for image in made["probabilityimages"])

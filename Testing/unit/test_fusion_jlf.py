@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,7 @@ from MLILib.errors import BadInput, Cancelled
 from MLILib.fusion import jlf as module
 from MLILib.fusion.jlf import jlf
 from MLILib.fusion.patch_search import joint_error, solve
-from MLILib.fusion.raters import Consensus, Raters
+from MLILib.fusion.raters import Consensus, Raters, box_around
 from MLILib.geometry import Grid
 from MLILib.labels import label
 from MLILib.progress import Progress
@@ -48,7 +49,14 @@ def scene(shape: tuple[int, ...], atlases: int = 4, seed: int = 0, radius: float
 
 
 def by_loops(
-    stack: npt.NDArray, target: npt.NDArray, warped: npt.NDArray, patch: int, reach: int, beta: float, alpha: float
+    stack: npt.NDArray,
+    target: npt.NDArray,
+    warped: npt.NDArray,
+    patch: int,
+    reach: int,
+    beta: float,
+    alpha: float,
+    similarity: str,
 ) -> npt.NDArray:
     """Shares (labels + 1, ...) by the formulas of Wang 2013 and the vote of patches, one voxel after the other."""
     dims, count, shape = target.ndim, len(stack), target.shape
@@ -56,21 +64,27 @@ def by_loops(
     shifts = list(itertools.product(range(-reach, reach + 1), repeat=dims))
     said = [np.pad(one, patch + reach, mode="edge") for one in stack]
 
-    def normal_patches(image: npt.NDArray, margin: int) -> npt.NDArray:
+    def patches(image: npt.NDArray, margin: int) -> tuple[npt.NDArray, npt.NDArray]:
+        """The patches around each voxel, as they are and normalised."""
         image = np.pad((image - image.mean()) / image.std(), patch + margin, mode="edge")
         found = sliding_window_view(image, (2 * patch + 1,) * dims).reshape(*(n + 2 * margin for n in shape), -1)
-        found = found - found.mean(-1, keepdims=True)
-        return found / np.maximum(found.std(-1, ddof=1, keepdims=True), 0.01)
+        centred = found - found.mean(-1, keepdims=True)
+        return found, centred / np.maximum(found.std(-1, ddof=1, keepdims=True), 0.01)
 
-    ours, theirs = normal_patches(target, 0), [normal_patches(one, reach) for one in warped]
+    plain, normal = patches(target, 0)
+    theirs = [patches(one, reach) for one in warped]
     support = np.zeros((int(stack.max()) + 1, *shape))
     for centre in np.ndindex(shape):
         moved, apart = [], []
-        for image in theirs:
-            patches = image[tuple(slice(c, c + 2 * reach + 1) for c in centre)].reshape(len(shifts), -1)
-            best = int(np.argmax(patches @ ours[centre]))
+        for images in theirs:
+            near = tuple(slice(c, c + 2 * reach + 1) for c in centre)
+            candidates, normal_candidates = (image[near].reshape(len(shifts), -1) for image in images)
+            if similarity == "squares":
+                best = int(np.argmin(((candidates - plain[centre]) ** 2).sum(1)))
+            else:
+                best = int(np.argmax(normal_candidates @ normal[centre]))
             moved.append(shifts[best])
-            apart.append(np.abs(patches[best] - ours[centre]))
+            apart.append(np.abs(normal_candidates[best] - normal[centre]))
         errors = np.array([[a @ b / (len(offsets) - 1) for b in apart] for a in apart]) ** beta
         weights = np.linalg.solve(errors + alpha * np.eye(count), np.ones(count)).clip(min=0)
         for offset in offsets:
@@ -84,19 +98,25 @@ def by_loops(
 
 class TestOracle:
     @pytest.mark.parametrize(
-        ("shape", "patch", "reach", "beta", "alpha"),
-        [((22, 27), 2, 3, 2.0, 0.1), ((21, 18), 1, 2, 1.5, 0.01), ((9, 11, 10), 1, 1, 2.0, 0.01)],
+        ("shape", "patch", "reach", "beta", "alpha", "similarity"),
+        [
+            ((22, 27), 2, 3, 2.0, 0.1, "correlation"),
+            ((22, 27), 2, 3, 2.0, 0.1, "squares"),
+            ((21, 18), 1, 2, 1.5, 0.01, "squares"),
+            ((9, 11, 10), 1, 1, 2.0, 0.01, "correlation"),
+            ((9, 11, 10), 1, 1, 2.0, 0.01, "squares"),
+        ],
     )
     def test_is_the_paper_s_formulas(
-        self, shape: tuple[int, ...], patch: int, reach: int, beta: float, alpha: float
+        self, shape: tuple[int, ...], patch: int, reach: int, beta: float, alpha: float, similarity: str
     ) -> None:
         # The first label map differs from the others everywhere, so that the vote is open in the whole image, up to its
         # border, and all of it is brought to mean 0 and standard deviation 1, as the loop does.
         target, warped, stack, _ = scene(shape)
         stack[0] = 3 - stack[0]
         found = jlf(stacked(stack), target, warped, patch_radius=patch, search_radius=reach, beta=beta, alpha=alpha,
-                    probabilities=True, device="cpu")  # fmt: skip
-        wanted = by_loops(stack, target, warped, patch, reach, beta, alpha)
+                    similarity=similarity, probabilities=True, device="cpu")  # fmt: skip
+        wanted = by_loops(stack, target, warped, patch, reach, beta, alpha, similarity)
         open_vote = (stack != stack[0]).any(0)
         assert open_vote.mean() > 0.9
         assert found.probabilities is not None
@@ -105,18 +125,22 @@ class TestOracle:
         assert np.quantile(apart, 0.99) < 1e-4
         assert (found.indices == wanted.argmax(0))[open_vote].mean() > 0.995
 
-    def test_is_what_ants_computes(self) -> None:
+    @pytest.mark.parametrize("similarity", ["squares", "correlation"])
+    def test_is_what_ants_computes(self, similarity: str) -> None:
         ants = pytest.importorskip("ants", reason="antspyx, an oracle of joint label fusion, is not installed")
         target, warped, stack, _ = scene((50, 46), atlases=5, radius=9.0)
-        found = jlf(stacked(stack), target, warped, beta=2.0, alpha=0.05, probabilities=True, device="cpu")
-        # ANTs takes no standard deviation of a patch to be below 1, in the images' own units; here that is 1 % of them.
-        pictures = [ants.from_numpy((one - one.mean()) / one.std() * 100) for one in (target, *warped)]
+        found = jlf(stacked(stack), target, warped, beta=2.0, alpha=0.05, similarity=similarity, probabilities=True,
+                    device="cpu")  # fmt: skip
+        # Images are brought to one scale in the box that holds all patches; to a standard deviation of 100 there,
+        # because ANTs takes no patch's to be below 1.
+        open_vote = (stack != stack[0]).any(0)
+        box = box_around(open_vote, 2 + 2 + 3)
+        pictures = [ants.from_numpy((one - one[box].mean()) / one[box].std() * 100) for one in (target, *warped)]
         theirs = ants.joint_label_fusion(
             pictures[0], ants.from_numpy(np.ones(target.shape, np.float32)), pictures[1:],
             label_list=[ants.from_numpy(one.astype(np.float32)) for one in stack],
-            beta=2, rho=0.05, rad=2, r_search=3, usecor=True,
+            beta=2, rho=0.05, rad=2, r_search=3, usecor=similarity == "correlation",
         )  # fmt: skip
-        open_vote = (stack != stack[0]).any(0)
         assert open_vote.sum() > 50
         assert found.probabilities is not None
         for value, image in zip(theirs["segmentation_numbers"], theirs["probabilityimages"], strict=True):
@@ -170,8 +194,11 @@ class TestSearch:
         target[:, :24] = 0.0
         stack = np.zeros((4, 30, 40), np.uint8)
         stack[0, 10, 10] = stack[1, 10, 11] = stack[2:, 10, 38] = 1
-        found = jlf(stacked(stack), target, warped, patch_radius=1, probabilities=True, device="cpu")
-        still = jlf(stacked(stack), target, warped, patch_radius=1, search_radius=0, probabilities=True, device="cpu")
+        found, still = (
+            jlf(stacked(stack), target, warped, patch_radius=1, search_radius=reach, similarity="correlation",
+                probabilities=True, device="cpu")
+            for reach in (3, 0)
+        )  # fmt: skip
         for place in ((1, 10, 10), (1, 10, 11)):
             assert found.probabilities[place] == pytest.approx(still.probabilities[place], abs=1e-6)
             assert 0 < found.probabilities[place] < 1
@@ -292,9 +319,17 @@ class TestBlocks:
 
 class TestBadInput:
     @pytest.mark.parametrize(
-        "setting", [{"patch_radius": 0}, {"search_radius": -1}, {"beta": 0.0}, {"alpha": -0.1}, {"alpha": np.nan}]
+        "setting",
+        [
+            {"similarity": "mutual information"},
+            {"patch_radius": 0},
+            {"search_radius": -1},
+            {"beta": 0.0},
+            {"alpha": -0.1},
+            {"alpha": np.nan},
+        ],
     )
-    def test_settings(self, setting: dict[str, float]) -> None:
+    def test_settings(self, setting: dict[str, Any]) -> None:
         target, warped, stack, _ = scene((16, 15))
         with pytest.raises(BadInput):
             jlf(stacked(stack), target, warped, device="cpu", **setting)

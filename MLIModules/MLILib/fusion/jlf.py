@@ -51,6 +51,7 @@ def jlf(
     search_radius: int = 3,
     beta: float = 2.0,
     alpha: float = 0.1,
+    similarity: str = "squares",
     probabilities: bool = False,
     device: str = "auto",
     progress: Progress | None = None,
@@ -60,13 +61,12 @@ def jlf(
     At each voxel each atlas is shifted so that its patch matches the target's best, and weights are found that make
     the expected error of the weighted vote least, see :func:`MLILib.fusion.patch_search.match`. The label of each voxel
     of a patch then counts with its atlas' weight; a voxel's support for a label is the sum over all patches that hold
-    it. This is what `antsJointFusion -m PC` does, and differs in three things: images are first brought to mean 0 and
-    standard deviation 1 each, so that brightness and contrast never matter; beyond its border an image goes on as it
-    ends, where ANTs gives all atlases the same weight; and voxels around which every atlas has one and the same label,
-    as far as a shift reaches, are not looked at: they keep it.
+    it. This is what `antsJointFusion` does, and differs in three things: images are first brought to mean 0 and
+    standard deviation 1 each, around where atlases disagree; beyond its border an image goes on as it ends, where ANTs
+    gives all atlases the same weight; and voxels to which all atlases give one label keep it.
 
-    Assumes that images of the atlases are of the target's kind (the relation of their intensities may be any linear
-    one, in each patch another), and that registration is right to within the search radius.
+    Assumes that images of the atlases are of the target's kind, but for brightness and contrast, and that registration
+    is right to within the search radius.
 
     Args:
         raters: the atlases' labels on the target's grid.
@@ -76,6 +76,8 @@ def jlf(
         search_radius: largest shift of an atlas along each axis, voxels; 0 for none.
         beta: exponent of the expected joint error, above 0; the larger, the more the best atlases count.
         alpha: added to each atlas' own expected error, 0 or more: the larger, the more all count alike.
+        similarity: by which patches match: "squares" of differences, or "correlation", which takes no notice of slow
+            changes of brightness, as a bias field's.
         probabilities: whether the share of the support of each label is wanted, too.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         progress: told a fraction; asked between blocks whether to stop.
@@ -87,11 +89,14 @@ def jlf(
         BadInput: a setting out of its range, images with voxels that are not numbers, a target without contrast where
             atlases disagree.
 
-    Memory beside the arguments: 8 bytes for each atlas and 5 for each voxel around disagreement, and some 10 MB (25 MB
-    with 20 atlases) for each core.
+    Memory beside the arguments: for each voxel within a patch of disagreement 8 bytes an atlas, for each voxel of the
+    box around them 6 bytes, and for each core some 60 MB (of 7 atlases; 120 MB of 20).
     """
     _check(raters, target, warped, patch_radius, search_radius, beta, alpha)
-    from .patch_search import Search
+    from .patch_search import SIMILARITIES, Search
+
+    if similarity not in SIMILARITIES:
+        raise BadInput(f"Patches have no similarity {similarity!r}.", "", f"Choose {' or '.join(SIMILARITIES)}.")
 
     progress = progress or Progress()
     where = devices.resolve(device)
@@ -101,7 +106,7 @@ def jlf(
     disputed = ~raters.agreed()
     trust, ties = np.full(count, 1.0 / count), 0
     if disputed.any():
-        search = Search(patch_radius, search_radius, beta, alpha)
+        search = Search(similarity, patch_radius, search_radius, beta, alpha)
         job = _Job(raters.stack, target, warped, disputed, search, where)
         trust = job.match(lambda done: progress.fraction(_MATCHING * done))
         ties = job.vote(indices, shares, lambda done: progress.fraction(_MATCHING + (1 - _MATCHING) * done))

@@ -22,18 +22,23 @@ from ..registration.box import Windows, strides
 #: Standard deviation of a patch, as a share of its image's, below which it shows noise rather than anatomy.
 FLAT = 0.01
 
+#: By which patches match: the squares of their differences, or Pearson's correlation.
+SIMILARITIES = ("squares", "correlation")
+
 
 @dataclasses.dataclass(frozen=True)
 class Search:
     """What is compared and how.
 
     Attributes:
+        similarity: one of :data:`SIMILARITIES`, by which patches match.
         patch: radius of the patches, voxels, 1 or more.
         reach: largest shift along each axis, voxels.
         beta: exponent of the expected joint error.
         alpha: what is added to each atlas' own expected error.
     """
 
+    similarity: str
     patch: int
     reach: int
     beta: float
@@ -56,9 +61,9 @@ def match(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Best shifts and weights at the wanted voxels of a block.
 
-    A patch t of the target matches the patch a of an atlas that maximises their correlation, cov(t, a) / sd(a), among
-    all shifts; where t is flat, nothing is known and the atlas stays in place. With both patches normalised to mean 0
-    and standard deviation 1, the atlases i and j are expected to err together by
+    A patch t of the target matches that patch a of an atlas, among all shifts, whose squared differences have the least
+    sum, or whose correlation is highest; where t is flat, correlation knows nothing and the atlas stays in place. With
+    both patches normalised to mean 0 and standard deviation 1, the atlases i and j are expected to err together by
 
         M_ij = (sum |a_i - t| |a_j - t| / (patch size - 1)) ^ beta,
 
@@ -134,6 +139,7 @@ class _Patches:
         shape: of the block.
         row: the block, flat.
         mean: of the patch that begins at each voxel; those that wrap around an axis mean nothing.
+        half_energy: half the sum of squares likewise.
         scale: 1 / standard deviation likewise, of a flat patch 1 / FLAT.
         flat: whether it is flat.
     """
@@ -147,8 +153,10 @@ class _Patches:
         row = self.row if image.device.type == "mps" else self.row.double()
         windows = Windows(row, self.shape, radius)
         mean = windows.sums(row) / size
-        variance = windows.sums(row * row).sub_(size * mean * mean).div_(size - 1).clamp_(min=0)
+        energy = windows.sums(row * row)
         lost = len(row) - len(mean)
+        self.half_energy = torch.nn.functional.pad((energy / 2).float(), (0, lost))
+        variance = energy.sub_(size * mean * mean).div_(size - 1).clamp_(min=0)
         spread = torch.nn.functional.pad(variance.sqrt_().float(), (0, lost))
         self.mean = torch.nn.functional.pad(mean.float(), (0, lost))
         self.flat = spread < FLAT
@@ -168,45 +176,59 @@ def _best(target: _Patches, atlas: _Patches, first: torch.Tensor, search: Search
     row = target.row
     windows = _RecordedSums(target.row, target.shape, target.radius)
     score = windows.result
-    size = search.patch_size(len(target.shape))
+    correlation = search.similarity == "correlation"
+    if correlation:
+        # (sum of t a - mean of t x sum of a) / standard deviation of a
+        terms = [atlas.row, atlas.scale, atlas.mean * atlas.scale * search.patch_size(len(target.shape))]
+    else:
+        # sum of t a - half the sum of a^2, which is largest where the sum of (t - a)^2 is least
+        terms = [atlas.row, atlas.half_energy]
     minus_mean = -target.mean[: len(score)]
     best, better = torch.full_like(score, -torch.inf), torch.empty_like(score)
     # Numbers grow from shift to shift, so that the last one that was better is the largest: no voxel needs a branch.
     number = torch.zeros_like(score)
-    for k, (part, mean, scale) in enumerate(_shifted(atlas, target.shape, search.reach, size)):
+    for k, (part, *rest) in enumerate(_shifted(terms, atlas.shape, target.shape, search.reach, len(score))):
         torch.mul(row, part, out=windows.row)
         windows.run()
-        score.mul_(scale[: len(score)]).addcmul_(minus_mean, mean[: len(score)])
+        if correlation:
+            score.mul_(rest[0]).addcmul_(minus_mean, rest[1])
+        else:
+            score.sub_(rest[0])
         torch.maximum(best, score, out=better)
         torch.maximum(number, score.gt_(best).mul_(k), out=number)
         best, better = better, best
     found = number[first].long()
-    found[target.flat[first]] = 0
+    if correlation:
+        found[target.flat[first]] = 0
     return found
 
 
 def _shifted(
-    atlas: _Patches, shape: Sequence[int], reach: int, size: int
-) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """An atlas under each shift, in the order of `Search.shifts`, in rows that fit the target's block.
+    terms: Sequence[torch.Tensor], wide: Sequence[int], shape: Sequence[int], reach: int, length: int
+) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Rows of a block of shape `wide` under each shift, in the order of `Search.shifts`, as rows of one of `shape`.
 
-    Gives the intensities, size x mean / standard deviation and 1 / standard deviation. Shifts along the first axis are
-    parts of one row; only those along the others need a copy.
+    The first is whole; the others are those of sums, whose first `length` numbers are wanted. Shifts along the first
+    axis are parts of one row; only those along the others need a copy.
     """
-    images = [one.view(atlas.shape) for one in (atlas.row, atlas.mean * atlas.scale * size, atlas.scale)]
-    still = [one[tuple(slice(reach, reach + n) for n in shape)].flatten() for one in images]
-    yield still[0], still[1], still[2]
+    images = [one.view(*wide) for one in terms]
+    ends = [math.prod(shape), *[length] * (len(terms) - 1)]
+    still = (one[tuple(slice(reach, reach + n) for n in shape)].flatten() for one in images)
+    yield tuple(one[:end] for one, end in zip(still, ends, strict=True))
     plane = math.prod(shape[1:])
-    rows = [torch.empty((atlas.shape[0], *shape[1:]), device=atlas.row.device) for _ in images]
-    parts = [tuple(one.flatten()[k * plane : (k + shape[0]) * plane] for one in rows) for k in range(2 * reach + 1)]
+    rows = [torch.empty((wide[0], *shape[1:]), device=terms[0].device) for _ in images]
+    parts = [
+        tuple(one.flatten()[k * plane :][:end] for one, end in zip(rows, ends, strict=True))
+        for k in range(2 * reach + 1)
+    ]
     for shift in itertools.product(range(2 * reach + 1), repeat=len(shape) - 1):
         place = (slice(None), *(slice(k, k + n) for k, n in zip(reversed(shift), shape[1:], strict=True)))
         for one, image in zip(rows, images, strict=True):
             one.copy_(image[place])
         middle = all(k == reach for k in shift)
-        for k, (part, mean, scale) in enumerate(parts):
+        for k, part in enumerate(parts):
             if not (middle and k == reach):
-                yield part, mean, scale
+                yield part
 
 
 class _RecordedSums:
