@@ -197,6 +197,17 @@ class TestSettings:
         for found in whole.u:
             assert off(found[None], truth) < 0.5
 
+    @pytest.mark.parametrize("deformation", DEFORMATIONS)
+    def test_a_pair_that_diverges_does_not_disturb_the_others(self, deformation: str) -> None:
+        small, truth, _, _, _ = levels(2, factors=(1,))
+        fixed, moving = small[0][0]
+        spoiled = torch.cat([moving, torch.full_like(moving, torch.nan)])
+        level = Level(fixed, spoiled, torch.eye(3)[None], (1.0, 1.0), 25)
+        outcome = optimise([level], Criterion("ssd"), deformation, 1.0, lambda *row: None)
+        assert outcome.diverged == 1
+        assert off(outcome.u[:1], truth) < 0.7
+        assert float(outcome.u[1].abs().max()) == 0
+
     @pytest.mark.parametrize("depth", [1, 2, 4])
     @pytest.mark.parametrize("deformation", DEFORMATIONS)
     def test_thin_volumes(self, deformation: str, depth: int) -> None:

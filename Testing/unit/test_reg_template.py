@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +20,8 @@ from MLILib import tasks
 from MLILib.errors import BadInput, Cancelled, MLIError
 from MLILib.geometry import Grid, from_array, same_grid
 from MLILib.progress import Progress
-from MLILib.registration import conversion, midpoint, template
-from MLILib.registration.fields import compose, smooth
+from MLILib.registration import conversion, deformable, groupwise, label_vote, midpoint, template
+from MLILib.registration.fields import carry, compose, smooth
 from MLILib.registration.groupwise import Template, average
 from MLILib.registration.requests import TemplateRequest
 from MLILib.registration.sharpness import sharpness
@@ -163,6 +166,93 @@ class TestDeformation:
         assert bent.rounds[-1]["sharpness"] > 1.2 * bent.rounds[0]["sharpness"]
 
 
+class TestCost:
+    SIZES = ((40, 36), (44, 36), (40, 38))
+
+    @pytest.fixture(autouse=True)
+    def _no_linear_rounds(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(groupwise, "LINEAR_ROUNDS", {})
+
+    def images(self) -> list[sitk.Image]:
+        """One texture, which leaves no place where any displacement would do, shifted by a pixel or two."""
+        noise = torch.randn(1, 1, 50, 50, generator=torch.Generator().manual_seed(0))
+        whole = 100 * smooth(noise, 2.0)[0, 0].numpy()
+        grids = [Grid(size, GRID.spacing, GRID.origin, GRID.direction) for size in self.SIZES]
+        return [
+            from_array(whole[2 * i : 2 * i + grid.size[1], i : i + grid.size[0]].copy(), grid)
+            for i, grid in enumerate(grids)
+        ]
+
+    def test_small_images_are_optimised_side_by_side_as_they_would_be_alone(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked: list[tuple[int, tuple[int, ...]]] = []
+        plain = deformable.optimise
+
+        def noted(levels: Sequence[deformable.Level], *given: Any) -> deformable.Outcome:
+            asked.append((levels[-1].batch, levels[-1].shape))
+            return plain(levels, *given)
+
+        monkeypatch.setattr(deformable, "optimise", noted)
+        monkeypatch.setattr(deformable, "TOLERANCE", -1.0)  # all to the last iteration: a batch ends together
+        found = []
+        for most in (groupwise.AT_ONCE, 1):
+            monkeypatch.setattr(groupwise, "AT_ONCE", most)
+            found.append(average(self.images(), iterations=1, similarity="ssd", device="cpu"))
+        shape = found[0].grid.shape
+        assert asked == [(3, shape)] + [(1, shape)] * 3
+        for one, other in zip(*(each.displacements or () for each in found), strict=True):
+            assert float(other.abs().max()) > 1
+            assert float((one - other).abs().mean()) < 0.02
+
+    def test_the_finest_level_waits_for_an_average_that_shows_something(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked: list[tuple[int, ...]] = []
+
+        def noted(levels: Sequence[deformable.Level], *given: Any) -> deformable.Outcome:
+            asked.append(levels[-1].shape)
+            return deformable.Outcome(torch.zeros(levels[-1].batch, 2, *levels[-1].shape), False)
+
+        monkeypatch.setattr(deformable, "optimise", noted)
+        found = average(self.images(), iterations=3, device="cpu")
+        half = tuple(n // 2 for n in found.grid.shape)
+        assert asked == [half, found.grid.shape, found.grid.shape]
+        assert found.field_grid == found.grid
+
+    def test_there_are_never_two_sets_of_displacements(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        fields = [torch.full((1, 2, *GRID.shape), float(n)) for n in range(5)]
+        first = [weakref.ref(u) for u in fields]
+        left: list[int] = []
+
+        def counted(one: torch.Tensor, two: torch.Tensor) -> torch.Tensor:
+            left.append(sum(u() is not None for u in first))
+            return compose(one, two)
+
+        monkeypatch.setattr(midpoint, "compose", counted)
+        midpoint.remove_displacement(fields, GRID)
+        assert left == [5, 4, 3, 2, 1]
+
+    def test_votes_are_counted_slab_by_slab(
+        self, monkeypatch: pytest.MonkeyPatch, translated: Template, group: dict[str, tuple[str, ...]]
+    ) -> None:
+        labels = [label_files.read(path) for path in group["labels"]]
+        field = torch.zeros(1, 2, *translated.grid.shape)
+        moved = dataclasses.replace(translated, displacements=[field + n for n in (0.0, 0.5, 1.0)])
+        sizes: list[tuple[int, ...]] = []
+
+        def noted(u: torch.Tensor, matrix: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+            sizes.append(tuple(shape))
+            return carry(u, matrix, shape)
+
+        monkeypatch.setattr(label_vote, "carry", noted)
+        whole = label_vote.vote(labels, [GRID] * 3, moved)[0]
+        monkeypatch.setattr(label_vote, "MOST_VOTES", 700)
+        parts = label_vote.vote(labels, [GRID] * 3, moved)[0]
+        assert np.array_equal(array(whole), array(parts))
+        assert set(np.unique(array(whole))) == {0, 1, 3}
+        assert sizes[0] == translated.grid.shape
+        assert max(rows for rows, _ in sizes[3:]) * translated.grid.size[0] * 2 <= 700
+
+
 class TestMiddle:
     def test_scales_are_divided_by_their_geometric_mean(self) -> None:
         maps, removed, left = midpoint.remove_linear([np.diag([8.0, 8.0, 1.0]), np.diag([2.0, 2.0, 1.0])], GRID)
@@ -193,7 +283,8 @@ class TestMiddle:
         noise = torch.randn(2, 1, 2, *GRID.shape, generator=torch.Generator().manual_seed(0))
         fields = [smooth(one * 12, 4.0) + 0.7 for one in noise]
         mean = midpoint.mean_of(fields)
-        found, removed, left = midpoint.remove_displacement(fields, GRID)
+        found = list(fields)
+        removed, left = midpoint.remove_displacement(found, GRID)
         assert removed == pytest.approx(1.5 * float(mean.square().sum(1).mean().sqrt()), rel=1e-5)
         assert left < 0.01 * removed
         for before, after in zip(fields, found, strict=True):

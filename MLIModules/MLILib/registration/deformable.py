@@ -90,10 +90,10 @@ class Level:
 
 @dataclasses.dataclass
 class Outcome:
-    """A displacement (N, d, *shape) in voxels of the finest level, and whether an optimisation had to be stopped."""
+    """A displacement (N, d, *shape) in voxels of the finest level, and of how many pairs it had to be stopped."""
 
     u: Tensor
-    diverged: bool
+    diverged: int
 
 
 #: told of (level, iteration, mean loss)
@@ -105,6 +105,9 @@ def optimise(
 ) -> Outcome:
     """The field that brings the moving features onto the fixed ones.
 
+    The pairs of a batch share the loop, and end together; each keeps its own best, and what diverges does not disturb
+    the others.
+
     Args:
         levels: from coarse to fine, of one region.
         criterion: what is minimised on each.
@@ -114,12 +117,12 @@ def optimise(
     """
     run = _greedy if deformation == "greedy" else _adam
     state: Tensor | None = None
-    diverged = False
+    diverged = torch.zeros(levels[0].batch, dtype=torch.bool)
     u = levels[0].fixed.new_zeros(levels[0].batch, len(levels[0].shape), *levels[0].shape)
     for number, level in enumerate(levels, start=1):
         u, state, failed = run(level, criterion, deformation, regularisation, state, number, report)
         diverged |= failed
-    return Outcome(u.detach(), diverged)
+    return Outcome(u.detach(), int(diverged.sum()))
 
 
 def share(levels: Sequence[Level], number: int, iteration: int) -> float:
@@ -164,7 +167,7 @@ class _Parameters:
         return resize(exponential(smoothed, SQUARINGS) if self.deformation == "svf" else smoothed, self.shape)
 
     def roughness(self, smoothed: Tensor, spacing: Sequence[float]) -> Tensor:
-        """Diffusion and bending energy of the control points, summed over the batch.
+        """Diffusion and bending energy of the control points, (N,).
 
         In control voxels, whose edge halves from level to level as the structures do that a level shows; differences
         count in mm a mm, so that a field is as rough on long voxels as on cubes. Splines and displacements may fold,
@@ -172,8 +175,8 @@ class _Parameters:
         """
         control = smoothed / self.step if self.deformation == "ffd" else smoothed
         relative = [s / min(spacing) for s in spacing]
-        out = DIFFUSION * diffusion(control, relative).sum() + BENDING * bending_energy(control, relative).sum()
-        return out if self.deformation == "svf" else out + FOLDING * jacobian_penalty(control, 0.1).sum()
+        out = DIFFUSION * diffusion(control, relative) + BENDING * bending_energy(control, relative)
+        return out if self.deformation == "svf" else out + FOLDING * jacobian_penalty(control, 0.1)
 
 
 def _adam(
@@ -184,36 +187,29 @@ def _adam(
     state: Tensor | None,
     number: int,
     report: Report,
-) -> tuple[Tensor, Tensor, bool]:
+) -> tuple[Tensor, Tensor, Tensor]:
     how = _Parameters(deformation, level.shape)
     parameters = how.start(state, level.batch, level.fixed).requires_grad_()
     rate = RATE * (CONTROL if deformation == "ffd" else 1)  # splines' coefficients are in voxels
     optimizer = Adam(parameters)
-    kept, best = parameters.detach().clone(), math.inf
-    history: list[float] = []
-    diverged = False
+    best = _Best(parameters.detach())
     for iteration in range(level.iterations):
         smoothed = how.smoothed(parameters)
-        total = level.losses(criterion, how.displacement(smoothed)).sum()
+        losses = level.losses(criterion, how.displacement(smoothed))
         if regularisation > 0:
-            total = total + regularisation * how.roughness(smoothed, level.spacing)
-        value = float(total.detach()) / level.batch
-        if not math.isfinite(value):
-            diverged = True
+            losses = losses + regularisation * how.roughness(smoothed, level.spacing)
+        if not best.meet(parameters.detach(), losses):
             break
-        history.append(value)
-        report(number, iteration, value)
-        if value < best:
-            best = value
-            kept.copy_(parameters.detach())
-        if _converged(history):
+        report(number, iteration, best.history[-1])
+        if _converged(best.history):
             break
-        total.backward()
-        share = iteration / max(1, level.iterations - 1)
-        optimizer.step(rate * (END_RATE + (1 - END_RATE) * 0.5 * (1 + math.cos(math.pi * share))))
+        losses.sum().backward()
+        parameters.grad.nan_to_num_(0.0, 0.0, 0.0)  # type: ignore[union-attr]  # what diverged stays where it is
+        gone = iteration / max(1, level.iterations - 1)
+        optimizer.step(rate * (END_RATE + (1 - END_RATE) * 0.5 * (1 + math.cos(math.pi * gone))))
     with torch.no_grad():
-        u = how.displacement(how.smoothed(kept))
-        return u, u if deformation == "ffd" else kept, diverged
+        u = how.displacement(how.smoothed(best.kept))
+        return u, u if deformation == "ffd" else best.kept, best.diverged
 
 
 def _greedy(
@@ -224,32 +220,56 @@ def _greedy(
     state: Tensor | None,
     number: int,
     report: Report,
-) -> tuple[Tensor, Tensor, bool]:
+) -> tuple[Tensor, Tensor, Tensor]:
     start = level.fixed.new_zeros(level.batch, len(level.shape), *level.shape)
     u = start if state is None else resize(state, level.shape)
-    kept, best = u, math.inf
-    history: list[float] = []
+    best = _Best(u)
     axes = tuple(range(1, u.ndim))
     update, field = (sigma * math.sqrt(max(regularisation, 1e-3)) for sigma in (GREEDY_UPDATE, GREEDY_FIELD))
     for iteration in range(level.iterations):
         u = u.detach().requires_grad_()
-        total = level.losses(criterion, u).sum()
-        value = float(total.detach()) / level.batch
-        if not math.isfinite(value):
-            return kept, kept, True
-        history.append(value)
-        report(number, iteration, value)
-        if value < best:
-            kept, best = u.detach(), value
-        if _converged(history):
+        losses = level.losses(criterion, u)
+        if not best.meet(u.detach(), losses):
             break
-        (gradient,) = torch.autograd.grad(total, u)
-        step = smooth(-gradient, update)
+        report(number, iteration, best.history[-1])
+        if _converged(best.history):
+            break
+        (gradient,) = torch.autograd.grad(losses.sum(), u)
+        step = smooth(-gradient.nan_to_num(0.0, 0.0, 0.0), update)  # what diverged stays where it is
         longest = step.square().sum(1, keepdim=True).sqrt().amax(axes, keepdim=True).clamp_min(1e-20)
         step = step * (GREEDY_STEP / longest)
         # id + step is a diffeomorphism, being short and smooth, and so is what it is composed into.
         u = smooth(compose(step, u.detach()), field)
-    return kept, kept, False
+    return best.kept, best.kept, best.diverged
+
+
+class _Best:
+    """What each pair of a batch did best with on a level.
+
+    Attributes:
+        kept: the parameters, (N, ...).
+        diverged: pairs whose loss was no number, (N,), bool.
+        history: mean loss of the others, iteration by iteration.
+    """
+
+    def __init__(self, start: Tensor) -> None:
+        self.kept = start.clone()
+        self.diverged = torch.zeros(len(start), dtype=torch.bool)
+        self.history: list[float] = []
+        self._least = torch.full((len(start),), math.inf)
+
+    def meet(self, parameters: Tensor, losses: Tensor) -> bool:
+        """Note the losses (N,) of `parameters`; False where none is a number, and there is nothing to go on with."""
+        now = losses.detach().float().cpu()
+        self.diverged |= ~now.isfinite()
+        if self.diverged.all():
+            return False
+        self.history.append(float(now[~self.diverged].mean()))
+        better = ~self.diverged & (now < self._least)
+        self._least = torch.where(better, now, self._least)
+        shown = better.to(self.kept.device).view(-1, *[1] * (self.kept.ndim - 1))
+        self.kept = torch.where(shown, parameters, self.kept)
+        return True
 
 
 def _converged(history: Sequence[float]) -> bool:

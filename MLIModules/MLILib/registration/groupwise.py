@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 import torch
+import torch.nn.functional as functional
 from torch import Tensor
 
 from .. import device as devices
@@ -48,6 +49,8 @@ LINEAR_SIMILARITY = "cc"
 CLIPPED = 0.005
 #: Correlation with the template below which an image is said to show something else.
 ALIKE = 0.5
+#: Voxels of the finest level that are optimised at once: small images side by side, large ones in turn.
+AT_ONCE, AT_ONCE_GPU = 500_000, 8_000_000
 
 
 @dataclasses.dataclass
@@ -56,8 +59,7 @@ class Template:
 
     Attributes:
         image: float32, in intensities as those of the images are on average.
-        transforms: template to image points, LPS mm, in the order of the images: T(p) = A(p + D(p)).
-        linear: their linear parts A, LPS mm.
+        linear: linear parts A of the transforms, LPS mm, in the order of the images.
         displacements: their D, (1, d, *shape) in voxels of `field_grid`; None without deformable rounds.
         field_grid: of the displacements: the template's own, or a coarser one of the same region.
         grid: of the template.
@@ -74,7 +76,6 @@ class Template:
     """
 
     image: sitk.Image
-    transforms: list[sitk.Transform]
     linear: list[np.ndarray]
     displacements: list[Tensor] | None
     field_grid: Grid
@@ -86,6 +87,19 @@ class Template:
     warnings: list[str]
     device: str
     seconds: float
+
+    def transform(self, number: int) -> sitk.Transform:
+        """Template to image points, LPS mm: T(p) = A(p + D(p)) of the image `number`, from 0.
+
+        It is made when it is asked for: SimpleITK's vectors take twice the memory of ours.
+        """
+        u = None if self.displacements is None else self.displacements[number]
+        return to_sitk(self.linear[number], u, self.grid if u is None else self.field_grid)
+
+    @property
+    def transforms(self) -> list[sitk.Transform]:
+        """The transforms of all images, in their order."""
+        return [self.transform(number) for number in range(len(self.linear))]
 
 
 def average(
@@ -138,10 +152,6 @@ def average(
     moved = group.fields
     return Template(
         image=group.picture(group.template),
-        transforms=[
-            to_sitk(linear, None if moved is None else moved[i], group.grid if moved is None else group.field_grid)
-            for i, linear in enumerate(group.linear)
-        ],
         linear=group.linear,
         displacements=None if moved is None else [u.cpu() for u in moved],
         field_grid=group.field_grid,
@@ -180,15 +190,17 @@ class _Group:
         native = min(self.grid.spacing)
         self.steps = spacings(self.grid, max(native, finest_spacing(self.grid, MOST_VOXELS)), LEVELS)
         self.field_grid = coarser(self.grid, self.steps[-1])
-        self.pictures, self.windows = [], []
-        for image in images:
-            picture = to_zyx(image).to(device)[None]
-            low, high = _window(picture)
-            self.pictures.append((picture - low) / (high - low))
-            self.windows.append((low, high))
+        # Only the caller's images are kept: in floats, and on the device, each is when its turn comes.
+        self.images = images
+        self.windows = [_window(to_zyx(image)) for image in images]
         self.rounds: list[dict[str, Any]] = []
         self.diverged = 0
         self.template, self.weight = self.averaged()
+
+    def alone(self, number: int) -> Tensor:
+        """An image on its own grid, from 0 to 1 within its window, (1, 1, *its shape)."""
+        low, high = self.windows[number]
+        return (to_zyx(self.images[number]).to(self.device)[None] - low) / (high - low)
 
     def averaged(self) -> tuple[Tensor, Tensor]:
         """The mean of the images on the template's grid, and how many of them each voxel has, (1, 1, *shape).
@@ -197,13 +209,13 @@ class _Group:
         """
         shape = self.grid.shape
         total, beyond, weight = (torch.zeros(1, 1, *shape, device=self.device) for _ in range(3))
-        for number in range(len(self.pictures)):
+        for number in range(len(self.images)):
             self.progress.check_cancelled()
             seen, inside = self.seen(number)
             total += seen * inside
             beyond += seen
             weight += inside
-        return torch.where(weight > 0, total / weight.clamp_min(1), beyond / len(self.pictures)), weight
+        return torch.where(weight > 0, total / weight.clamp_min(1), beyond / len(self.images)), weight
 
     def seen(self, number: int) -> tuple[Tensor, Tensor]:
         """An image on the template's grid as its transform brings it there, and where it has voxels, as 0 and 1."""
@@ -212,7 +224,7 @@ class _Group:
             u = self.fields[number]
             if self.field_grid.size != self.grid.size:
                 u = carry(u, index_matrix(self.grid, self.field_grid), self.grid.shape)
-        picture = self.pictures[number]
+        picture = self.alone(number)
         matrix = index_matrix(self.grid, self.grids[number], self.linear[number]).to(picture)
         seen = warp(picture, u, matrix, self.grid.shape)
         return seen, valid_mask(picture.shape[2:], u, matrix, self.grid.shape).to(picture)
@@ -222,11 +234,11 @@ class _Group:
         self.progress.stage(f"{stage.capitalize()}, round {number} of {count}")
         fixed = self.template.clamp(0, 1)
         found = []
-        for i, picture in enumerate(self.pictures):
-            pair = Images(fixed, picture.clamp(0, 1), self.grid, self.grids[i], self.mask())
+        for i in range(len(self.images)):
+            pair = Images(fixed, self.alone(i).clamp_(0, 1), self.grid, self.grids[i], self.mask())
 
             def report(level: int, iteration: int, value: float, done: float, i: int = i) -> None:
-                self.progress.fraction((i + done) / len(self.pictures))
+                self.progress.fraction((i + done) / len(self.images))
 
             several = stage == "rigid" and number == 1
             one = linear_stage.search(
@@ -240,52 +252,70 @@ class _Group:
     def deformable_round(self, number: int, count: int) -> None:
         """Register every image by a deformation on top of its linear map, and move to the middle of the group.
 
-        Each round starts from no deformation, so that the smoothness asked for is that of the whole deformation.
+        Each round starts from no deformation, so that the smoothness asked for is that of the whole deformation. The
+        first half of the rounds leaves the finest level out, on which an average still blurred shows nothing.
         """
         self.progress.stage(f"Deformable, round {number} of {count}")
-        found = []
-        for i in range(len(self.pictures)):
-
-            def report(level: int, iteration: int, value: float, i: int = i) -> None:
-                done = (level - 1 + iteration / max(1, self.preset.iterations)) / len(self.steps)
-                self.progress.fraction((i + done) / len(self.pictures))
-
-            levels = self.levels(i)
-            outcome = deformable.optimise(
-                levels, self.criterion, self.preset.deformation, self.preset.regularisation, report
-            )
-            self.diverged += outcome.diverged
-            found.append(outcome.u)
-        self.fields, removed, residual = remove_displacement(found, self.field_grid)
+        self.fields = None  # of no more use, and large
+        steps = self.steps[:-1] if number <= count // 2 and len(self.steps) > 1 else self.steps
+        self.field_grid = coarser(self.grid, steps[-1])
+        found: list[Tensor] = []
+        voxels = math.prod(self.field_grid.size)
+        together = max(1, (AT_ONCE if self.device.type == "cpu" else AT_ONCE_GPU) // voxels)
+        for first in range(0, len(self.images), together):
+            found += self.bent(range(first, min(first + together, len(self.images))), steps)
+        removed, residual = remove_displacement(found, self.field_grid)
+        self.fields = found
         self.measure(f"deformable {number}", removed, residual)
 
-    def levels(self, number: int) -> list[deformable.Level]:
-        """The template and an image from coarse to fine; the image has the template's intensities where it matters."""
-        fixed, moving = self.template.clamp(0, 1), self.pictures[number].clamp(0, 1)
-        if self.criterion.name in ("ssd", "sad", "ssd+lncc"):
-            matrix = index_matrix(self.grid, self.grids[number], self.linear[number]).to(moving)
-            seen = warp(moving, None, matrix, self.grid.shape)
-            inside = valid_mask(moving.shape[2:], None, matrix, self.grid.shape)
-            moving = matched(moving, seen, fixed, inside.to(moving))
-        pair = Images(fixed, moving, self.grid, self.grids[number], self.mask())
+    def bent(self, numbers: range, steps: Sequence[float]) -> list[Tensor]:
+        """The displacements of some images, optimised side by side."""
+        levels = self.levels(numbers, steps)
+
+        def report(level: int, iteration: int, value: float) -> None:
+            done = numbers.start + len(numbers) * deformable.share(levels, level, iteration)
+            self.progress.fraction(done / len(self.images))
+
+        outcome = deformable.optimise(
+            levels, self.criterion, self.preset.deformation, self.preset.regularisation, report
+        )
+        self.diverged += outcome.diverged
+        return list(outcome.u.split(1))
+
+    def levels(self, numbers: range, steps: Sequence[float]) -> list[deformable.Level]:
+        """The template and some images from coarse to fine, in voxels with edges of `steps` mm."""
+        fixed, mask = self.template.clamp(0, 1), self.mask()
+        pairs = [Images(fixed, self.alike(i, fixed), self.grid, self.grids[i], mask) for i in numbers]
         out = []
-        for step in self.steps:
-            part = pair.level(step)
+        for step in steps:
+            parts = [pair.level(step) for pair in pairs]
+            own = parts[0].fixed_grid
+            maps = [index_matrix(own, part.moving_grid, self.linear[i]) for i, part in zip(numbers, parts, strict=True)]
             out.append(
                 deformable.Level(
-                    fixed=self.criterion.features(part.fixed),
-                    moving=self.criterion.features(part.moving),
-                    matrix=index_matrix(part.fixed_grid, part.moving_grid, self.linear[number]).to(moving),
-                    spacing=part.fixed_grid.spacing[::-1],
+                    fixed=self.criterion.features(parts[0].fixed),
+                    moving=_stacked([self.criterion.features(part.moving) for part in parts]),
+                    matrix=torch.cat(maps).to(fixed),
+                    spacing=own.spacing[::-1],
                     iterations=self.preset.iterations,
-                    mask=part.fixed_mask,
+                    mask=parts[0].fixed_mask,
                 )
             )
         return out
 
+    def alike(self, number: int, fixed: Tensor) -> Tensor:
+        """An image on its own grid, with the template's intensities where they are compared voxel by voxel."""
+        moving = self.alone(number).clamp_(0, 1)
+        if self.criterion.name not in ("ssd", "sad", "ssd+lncc"):
+            return moving
+        matrix = index_matrix(self.grid, self.grids[number], self.linear[number]).to(moving)
+        seen = warp(moving, None, matrix, self.grid.shape)
+        inside = valid_mask(moving.shape[2:], None, matrix, self.grid.shape)
+        return matched(moving, seen, fixed, inside.to(moving))
+
     def mask(self) -> Tensor | None:
         """Voxels of the template that at least half of the images show; None where these are all."""
-        inside = self.weight >= len(self.pictures) / 2
+        inside = self.weight >= len(self.images) / 2
         if bool(inside.all()) or not bool(inside.any()):
             return None
         return inside.to(self.template)
@@ -340,6 +370,16 @@ class _Group:
         """A template in the intensities of the images, whose windows are averaged."""
         low, high = np.mean(self.windows, axis=0)
         return from_zyx((template * (high - low) + low)[0].float(), self.grid)
+
+
+def _stacked(images: Sequence[Tensor]) -> Tensor:
+    """Images of several shapes as one batch: the outermost voxels of smaller ones go on, as they do in sampling."""
+    shape = [max(sizes) for sizes in zip(*(image.shape[2:] for image in images), strict=True)]
+    out = []
+    for image in images:
+        missing = [side for n, have in zip(shape[::-1], image.shape[:1:-1], strict=True) for side in (0, n - have)]
+        out.append(functional.pad(image, missing, mode="replicate"))
+    return torch.cat(out)
 
 
 def _window(picture: Tensor) -> tuple[float, float]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import SimpleITK as sitk
@@ -17,12 +18,16 @@ from .fields import carry
 from .groupwise import Template
 from .sampling import index_matrix, valid_mask, warp
 
+#: Votes counted at a time: labels times voxels.
+MOST_VOTES = 8_000_000
+
 
 def vote(found: Sequence[LabelFile], images: Sequence[Grid], template: Template) -> tuple[sitk.Image, list[Label]]:
     """The label that most images give to each voxel of a template.
 
     A vote is linearly interpolated from the label's mask, so that borders lie between voxels; images that do not reach
-    a voxel have none. Labels of several files are one where they have one name, or one value and no name.
+    a voxel have none. Labels of several files are one where they have one name, or one value and no name. The template
+    is taken in slabs, so that neither all votes nor all displacements on its grid are in memory at once.
 
     Args:
         found: labels of each image, in its space, on any grid.
@@ -36,37 +41,49 @@ def vote(found: Sequence[LabelFile], images: Sequence[Grid], template: Template)
         BadInput: no file holds a label.
     """
     values = template_values(found)
-    shape = template.grid.shape
-    best, winner = torch.zeros(1, 1, *shape), torch.zeros(1, 1, *shape, dtype=torch.int32)
-    fields = [_field(template, number) for number in range(len(found))]
-    claimed = torch.zeros_like(best)
-    for name, value in sorted(values.items(), key=lambda item: item[1]):
-        votes = torch.zeros_like(best)
-        for number, one in enumerate(found):
-            masks = [torch.from_numpy(one.layers[k.layer] == k.value) for k in one.labels if k.name == name]
-            if masks:
-                matrix = index_matrix(template.grid, one.grid, template.linear[number])
-                drawn = masks[0][None, None].float()
-                votes += warp(drawn, fields[number], matrix, shape, padding="zeros")
-        claimed += votes
-        better = votes > best
-        best, winner = torch.where(better, votes, best), torch.where(better, value, winner)
-    voters = torch.zeros_like(best)
-    for number, grid in enumerate(images):
-        matrix = index_matrix(template.grid, grid, template.linear[number]).float()
-        voters += valid_mask(grid.shape, fields[number], matrix, shape)
-    winner = torch.where(best >= (voters - claimed), winner, 0)
-    array = winner[0, 0].numpy().astype(np.min_scalar_type(max(values.values())))
-    return from_array(array, template.grid), [label(value, name, {}) for name, value in values.items()]
+    grid = template.grid
+    winner = np.zeros(grid.shape, np.min_scalar_type(max(values.values())))
+    step = max(1, MOST_VOTES * grid.shape[0] // (math.prod(grid.shape) * len(values)))
+    for start in range(0, grid.shape[0], step):
+        slab = _slab(grid, start, min(start + step, grid.shape[0]))
+        votes = {name: torch.zeros(1, 1, *slab.shape) for name in values}
+        voters = torch.zeros(1, 1, *slab.shape)
+        for number, (one, image) in enumerate(zip(found, images, strict=True)):
+            u = _field(template, number, slab)
+            matrix = index_matrix(slab, one.grid, template.linear[number])
+            for name in values:
+                masks = [torch.from_numpy(one.layers[k.layer] == k.value) for k in one.labels if k.name == name]
+                if masks:
+                    votes[name] += warp(masks[0][None, None].float(), u, matrix, slab.shape, padding="zeros")
+            to_image = index_matrix(slab, image, template.linear[number]).float()
+            voters += valid_mask(image.shape, u, to_image, slab.shape)
+        winner[start : start + step] = _elected(votes, voters, values)
+    return from_array(winner, grid), [label(value, name, {}) for name, value in values.items()]
 
 
-def _field(template: Template, number: int) -> Tensor | None:
+def _elected(votes: Mapping[str, Tensor], voters: Tensor, values: Mapping[str, int]) -> np.ndarray:
+    """The value with most votes at each voxel, 0 where most voters have none; the lower value wins a draw."""
+    best, winner = torch.zeros_like(voters), torch.zeros_like(voters, dtype=torch.int32)
+    claimed = torch.zeros_like(voters)
+    for name, value in values.items():
+        claimed += votes[name]
+        better = votes[name] > best
+        best, winner = torch.where(better, votes[name], best), torch.where(better, value, winner)
+    out: np.ndarray = torch.where(best >= voters - claimed, winner, 0)[0, 0].numpy()
+    return out
+
+
+def _slab(grid: Grid, start: int, stop: int) -> Grid:
+    """The planes from `start` to before `stop` along the first axis of the array."""
+    d = grid.dimension
+    origin = np.asarray(grid.origin) + grid.matrix()[:d, d - 1] * start
+    return Grid((*grid.size[:-1], stop - start), grid.spacing, tuple(origin.tolist()), grid.direction)
+
+
+def _field(template: Template, number: int, slab: Grid) -> Tensor | None:
     if template.displacements is None:
         return None
-    u = template.displacements[number]
-    if template.field_grid.size == template.grid.size:
-        return u
-    return carry(u, index_matrix(template.grid, template.field_grid), template.grid.shape)
+    return carry(template.displacements[number], index_matrix(slab, template.field_grid), slab.shape)
 
 
 def template_values(found: Sequence[LabelFile]) -> dict[str, int]:

@@ -132,24 +132,26 @@ def _moved(matrix: np.ndarray, grid: Grid) -> float:
     return float(np.sqrt((off**2).sum(1).mean()))
 
 
-def remove_displacement(fields: Sequence[Tensor], grid: Grid) -> tuple[list[Tensor], float, float]:
-    """Displacements relative to their mean: (id + D_i) (id + mean D)^-1 (Guimond et al., CVIU 2000).
+def remove_displacement(fields: list[Tensor], grid: Grid) -> tuple[float, float]:
+    """Make displacements relative to their mean: (id + D_i) (id + mean D)^-1 (Guimond et al., CVIU 2000).
 
     At each point q of the new template their displacements average to zero, for the inverse leads from q to the p with
     p + mean D(p) = q, and so the p + D_i(p) average to q.
 
     Args:
-        fields: D_i, (1, d, *shape), voxels of `grid`.
+        fields: D_i, (1, d, *shape), voxels of `grid`; in the list each is replaced by the displacement from the
+            template in the middle, one by one, so that there are never two of all.
         grid: where they lie.
 
     Returns:
-        The displacements from the template in the middle; the root mean square length of the mean that was removed, mm;
-        and that of the mean that is left, which is the error of inverse and interpolation.
+        The root mean square length of the mean that was removed, mm, and that of the mean that is left, which is the
+        error of inverse and interpolation.
     """
     shared = mean_of(fields)
     back = invert(shared).displacement
-    out = [compose(back, one) for one in fields]
-    return out, length(shared, grid), length(mean_of(out), grid)
+    for number, one in enumerate(fields):
+        fields[number] = compose(back, one)
+    return length(shared, grid), length(mean_of(fields), grid)
 
 
 def mean_of(fields: Sequence[Tensor]) -> Tensor:

@@ -76,10 +76,10 @@ def run(request: TemplateRequest, progress: Progress) -> dict[str, Any]:
         if labels is not None:
             _write_labels(*labels, outputs.path(request.template_labels), request.template_labels)
         if folder is not None:
-            for name, transform in zip(names, found.transforms, strict=True):
+            for number, name in enumerate(names):
                 progress.check_cancelled()
                 final = str(Path(request.transforms) / name)
-                write_transform(transform, str(folder / name), found.field_grid, final=final)
+                write_transform(found.transform(number), str(folder / name), found.field_grid, final=final)
         pictures = _draw(request, found, outputs) if request.report else {}
         noted = record.make(
             request,
