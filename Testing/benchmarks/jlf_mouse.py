@@ -9,8 +9,8 @@ one after the other. Prints a table and writes one JSON file::
 antspyx works on the voxels that ours works on: a mask holds those where atlases disagree, and a patch's radius more. It
 gets images of one mean and a standard deviation of 100, since it takes no patch's to be below 1. Its answer is the
 label of most probability; that of the background, which it does not give, is what the others leave. "same" are our
-settings (beta 2, rho 0.1), "own" those it has by default (beta 4, rho 0.01); both search by squared differences. It writes its
-probabilities to files, which is part of its time.
+settings (beta 2, rho 0.1), "own" those it has by default (beta 4, rho 0.01); both search by squared differences. It
+writes its probabilities to files, which is part of its time.
 """
 
 from __future__ import annotations
