@@ -30,10 +30,10 @@ Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
 
 #: Voxels of a block with its margins: what a core's cache holds several of, and what keeps a GPU busy.
-_CPU_BLOCK, _GPU_BLOCK = 1 << 17, 1 << 23
+_CPU_BLOCK, _GPU_BLOCK = 1 << 17, 1 << 21
 
-#: Voxels whose patches are held at a time.
-_CPU_CHUNK, _GPU_CHUNK = 1 << 11, 1 << 15
+#: Numbers in the patches, or in the matrices of expected errors, that are held at a time.
+_CPU_NUMBERS, _GPU_NUMBERS = 1 << 21, 1 << 26
 
 #: Share of the time that the search for matches takes; the rest is the vote.
 _MATCHING = 0.8
@@ -188,7 +188,9 @@ class _Job:
         target = self._standard_block(0, tile, patch)
         atlases = torch.stack([self._standard_block(i, tile, patch + reach) for i in range(1, len(self._images))])
         wanted = torch.from_numpy(self._centres[tile]).to(self._device)
-        found, weights = match(target, atlases, wanted, self._search, _GPU_CHUNK if self._gpu else _CPU_CHUNK)
+        numbers = _GPU_NUMBERS if self._gpu else _CPU_NUMBERS
+        chunk = max(numbers // (len(atlases) * max(len(atlases), self._search.patch_size(target.ndim))), 1)
+        found, weights = match(target, atlases, wanted, self._search, chunk)
         inner = self._rows[tuple(slice(part.start + patch, part.stop + patch) for part in tile)]
         rows = torch.from_numpy(inner[self._centres[tile]]).long().to(self._device)
         self._shift_numbers[rows], self._weights[rows] = found, weights
