@@ -179,13 +179,34 @@ class TrainDeepStapleRequest(Request):
         "Whether the data parameters are learned in a second pass with the network frozen, or in its own loss.",
         choices=("out-of-line", "in-line"),
     )
-    steps: int = setting(3000, "Training steps, each way: on the noisy labels, then on the consensus.", minimum=1)
-    batch: int = setting(8, "Registered label maps a step.", minimum=1, maximum=512)
-    learning_rate: float = setting(0.01, "Peak learning rate of the network.", minimum=1e-7, maximum=1.0)
-    theta_learning_rate: float = setting(0.1, "Learning rate of the data parameters (SparseAdam).", minimum=1e-7)
+    epochs: int = setting(
+        40, "Passes over the targets in which the data parameters are learned.", minimum=1, maximum=100_000
+    )
+    network_epochs: int = setting(
+        150, "Passes over the targets in which a network is trained on their consensus.", minimum=1, maximum=100_000
+    )
+    batch: int = setting(4, "Targets a step, each with the labels of all its atlases.", minimum=1, maximum=512)
+    learning_rate: float = setting(
+        0.01, "Peak learning rate of the network that learns from noisy labels.", minimum=1e-7, maximum=1.0
+    )
+    theta_learning_rate: float = setting(
+        0.1, "Learning rate of the data parameters (SparseAdam).", minimum=1e-7, maximum=10.0
+    )
+    risk: float = setting(
+        1.0, "Weight of the risk regularisation, which keeps labels from winning by saying little.",
+        minimum=0.0, maximum=100.0,
+    )  # fmt: skip
+    fold: int = setting(
+        -1, "Fold of the targets with true labels kept aside to measure the final model on; -1 learns on every target.",
+        minimum=-1, maximum=99,
+    )  # fmt: skip
+    folds: int = setting(5, "Number of folds the targets are split into.", minimum=2, maximum=100)
     device: str = device_setting()
     seed: int = setting(0, "Seed of weights, order and augmentation.", minimum=0, maximum=2**31 - 1)
     resume: bool = setting(False, "Go on from the last checkpoint in the output folder.")
+    trust: tuple[str, ...] = setting(
+        (), "sha256 of a registration model whose configuration may name any Python callable.", metavar="SHA256"
+    )
     describe: str = setting(
         "",
         "JSON file with what the model card should say: title, authors, data, licence, limits.",

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import SimpleITK as sitk
 import torch
 from monai.networks.utils import one_hot
 from monai.transforms import (
@@ -50,6 +51,22 @@ def preprocess(case: Case, spacing: Sequence[float], classes: int) -> tuple[torc
             "Their sizes, spacings, origins or directions differ.",
             "Resample the label to its image.",
         )
+    image, label = prepared(pictures, [reference], spacing)
+    if label.max() >= classes:
+        raise BadInput(
+            f"{case.label} holds the label {int(label.max())}.", "", f"The data set names labels up to {classes - 1}."
+        )
+    return image, label.to(torch.uint8)
+
+
+def prepared(
+    pictures: Sequence[sitk.Image], labels: Sequence[sitk.Image], spacing: Sequence[float]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images and label maps on one grid as a network sees them: in RAS order, resampled, the images normalised.
+
+    Returns:
+        (channels, x, y, z) float32, and (label maps, x, y, z) of whole numbers as floats.
+    """
     keys = ("image", "label")
     data: Any = Compose(
         [
@@ -57,13 +74,8 @@ def preprocess(case: Case, spacing: Sequence[float], classes: int) -> tuple[torc
             Spacingd(keys, pixdim=tuple(spacing), mode=("bilinear", "nearest")),
             NormalizeIntensityd("image", channel_wise=True),
         ]
-    )({"image": geometry.to_tensor(pictures), "label": geometry.to_tensor(reference)})
-    label = data["label"].as_tensor().round()
-    if label.max() >= classes:
-        raise BadInput(
-            f"{case.label} holds the label {int(label.max())}.", "", f"The data set names labels up to {classes - 1}."
-        )
-    return data["image"].as_tensor().float(), label.to(torch.uint8)
+    )({"image": geometry.to_tensor(pictures), "label": geometry.to_tensor(labels)})
+    return data["image"].as_tensor().float(), data["label"].as_tensor().round()
 
 
 class Sampler:
@@ -90,7 +102,7 @@ class Sampler:
         self._seed = seed
         # labels are warped one-hot and linearly, then taken by argmax: nearest-neighbour labels are jagged
         self._geometry = _geometry(len(patch), patch, mirror_axes)
-        self._intensity = _intensity()
+        self._intensity = _intensity(len(patch))
 
     def sample(self, epoch: int, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The patch of case `index` in `epoch`: image (channels, *patch) float32, label (1, *patch) int64."""
@@ -128,15 +140,16 @@ def _geometry(dims: int, patch: Sequence[int], mirror_axes: Sequence[int]) -> Co
     return Compose(steps)
 
 
-def _intensity() -> Compose:
+def _intensity(dims: int) -> Compose:
     key = "image"
+    linear = "bilinear" if dims == 2 else "trilinear"
     return Compose(
         [
             RandBiasFieldd(key, degree=2, coeff_range=(0.0, 0.2), prob=0.15),
             RandGaussianNoised(key, std=0.15, prob=0.2),
             RandGaussianSmoothd(key, sigma_x=(0.4, 1.0), sigma_y=(0.4, 1.0), sigma_z=(0.4, 1.0), prob=0.2),
             RandScaleIntensityd(key, factors=0.25, prob=0.3),
-            RandSimulateLowResolutiond(key, prob=0.15, zoom_range=(0.5, 1.0)),
+            RandSimulateLowResolutiond(key, prob=0.15, zoom_range=(0.5, 1.0), upsample_mode=linear),
             RandAdjustContrastd(key, gamma=(0.7, 1.5), retain_stats=True, prob=0.3),
         ]
     )

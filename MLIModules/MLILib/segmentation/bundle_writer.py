@@ -40,7 +40,12 @@ _MEASURED = ("dice", "hausdorff95", "assd", "surface_dice")
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """What a bundle's metadata and card are written from."""
+    """What a bundle's metadata and card are written from.
+
+    Attributes:
+        command: that made it, where it was another than that of `request`.
+        story: further lines of the card on how the training came about.
+    """
 
     request: TrainSegmentationRequest
     dataset: Dataset
@@ -50,6 +55,8 @@ class Description:
     device: str
     validation_dice: float
     best_epoch: int
+    command: str = ""
+    story: tuple[str, ...] = ()
 
     def words(self) -> dict[str, Any]:
         """What the user said about the model in the file given with ``--describe``; {} without one."""
@@ -129,8 +136,8 @@ def inference_config(plan: Plan) -> dict[str, Any]:
         "dataset_dir": "$@bundle_root + '/images'",
         "datalist": "$sorted(glob.glob(@dataset_dir + '/*.nii.gz'))",
         "device": "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
-        "network_def": {k: v for k, v in plan.network.items() if k != "_target_"}
-        | {"_target_": plan.network["_target_"].rpartition(".")[2]},
+        # MONAI finds its own networks by their name alone
+        "network_def": plan.network | {"_target_": plan.network["_target_"].removeprefix("monai.networks.nets.")},
         "network": "$@network_def.to(@device)",
         "preprocessing": {
             "_target_": "Compose",
@@ -362,8 +369,9 @@ def model_card(name: str, description: Description, summary: Mapping[str, Any], 
         "",
         "## Training",
         "",
-        f"`{repeated.command()}`",
+        f"`{description.command or repeated.command()}`",
         "",
+        *(f"- {line}" for line in description.story),
         f"- network: {plan.network['_target_'].rpartition('.')[2]}, {parameters / 1e6:.2f} million parameters",
         *(f"- {reason}" for reason in plan.reasons),
         f"- {request.epochs} epochs, seed {request.seed}; the weights kept are the moving average after epoch "

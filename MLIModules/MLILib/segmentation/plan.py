@@ -7,6 +7,7 @@ an axis before it gets thinner than four voxels.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from .dataset import Dataset, Fingerprint
@@ -40,32 +41,44 @@ def make_plan(dataset: Dataset, shape: Fingerprint, filters: int) -> Plan:
     while _product(patch) > _MOST_VOXELS[dims]:
         longest = patch.index(max(patch))
         patch[longest] -= factor
+    network = unet(len(dataset.channels), len(dataset.labels) + 1, patch, filters)
+    reasons = (
+        f"spacing {_text(shape.spacing)} mm: the median of the cases",
+        f"patch {_text(patch)}: the median size {_text(shape.shape)} rounded up to a multiple of {factor}",
+        f"{_LEVELS} levels of {_text(network['filters'])} feature maps",
+    )
+    return Plan(dims, shape.spacing, tuple(patch), network, (0,), reasons)
+
+
+def unet(channels: int, classes: int, patch: Sequence[int], filters: int) -> dict[str, Any]:
+    """The network of the module, as a configuration names it.
+
+    Args:
+        channels: of the image.
+        classes: labels with the background.
+        patch: the size it will see, voxels.
+        filters: feature maps of the first level.
+    """
+    dims = len(patch)
     strides = [[1] * dims]
     size = list(patch)
     for _ in range(_LEVELS - 1):
         stride = [2 if n % 2 == 0 and n // 2 >= 4 else 1 for n in size]
         size = [n // s for n, s in zip(size, stride, strict=True)]
         strides.append(stride)
-    # the full-resolution level does most of the work, the deepest holds most of the parameters: widen slowly
-    widths = [filters, filters * 2, filters * 3, filters * 4]
-    network = {
+    return {
         "_target_": "monai.networks.nets.DynUNet",
         "spatial_dims": dims,
-        "in_channels": len(dataset.channels),
-        "out_channels": len(dataset.labels) + 1,
+        "in_channels": channels,
+        "out_channels": classes,
         "kernel_size": [[3] * dims] * _LEVELS,
         "strides": strides,
         "upsample_kernel_size": strides[1:],
-        "filters": widths,
+        # the full-resolution level does most of the work, the deepest holds most of the parameters: widen slowly
+        "filters": [filters, filters * 2, filters * 3, filters * 4],
         "norm_name": ["INSTANCE", {"affine": True}],
         "act_name": ["leakyrelu", {"inplace": True, "negative_slope": 0.01}],
     }
-    reasons = (
-        f"spacing {_text(shape.spacing)} mm: the median of the cases",
-        f"patch {_text(patch)}: the median size {_text(shape.shape)} rounded up to a multiple of {factor}",
-        f"{_LEVELS} levels of {_text(widths)} feature maps",
-    )
-    return Plan(dims, shape.spacing, tuple(patch), network, (0,), reasons)
 
 
 def _product(values: list[int]) -> int:

@@ -69,30 +69,9 @@ def run(request: TrainSegmentationRequest, progress: Progress) -> dict[str, Any]
         progress.message(reason)
     state_file.parent.mkdir(parents=True, exist_ok=True)
 
-    progress.stage("Reading cases")
-    if trainer.epoch < request.epochs:
-        trainer.read_cases(progress)
-        progress.stage("Training")
-    while trainer.epoch < request.epochs:
-        row = trainer.run_epoch(progress)
-        if trainer.validation_due():
-            trainer.save(state_file)
-            write_curve(trainer.history, dataset.labels, state_file.parent)
-            progress.message(_epoch_text(row, request.epochs))
-
+    trainer.fit(state_file, progress)
     progress.stage("Writing the bundle")
-    weights = trainer.best_weights()
-    description = bundle_writer.Description(
-        request=request,
-        dataset=dataset,
-        split=split,
-        plan=trainer.plan,
-        seconds=trainer.seconds,
-        device=str(device),
-        validation_dice=trainer.best_dice,
-        best_epoch=trainer.best_epoch,
-    )
-    result = bundle_writer.write_bundle(folder, weights, description, progress)
+    result = bundle_writer.write_bundle(folder, trainer.best_weights(), trainer.description(), progress)
     state_file.unlink()
     return result
 
@@ -105,16 +84,25 @@ class Trainer:
         dataset: what is learnt.
         split: its cases; `split.validation` chooses the checkpoint.
         device: where to compute.
+        plan: patch, spacing and network; by default made for the data set.
     """
 
-    def __init__(self, request: TrainSegmentationRequest, dataset: Dataset, split: Split, device: torch.device) -> None:
+    def __init__(
+        self,
+        request: TrainSegmentationRequest,
+        dataset: Dataset,
+        split: Split,
+        device: torch.device,
+        plan: Plan | None = None,
+    ) -> None:
         torch.manual_seed(request.seed)
         self.request = request
+        self.dataset = dataset
         self.split = split
         self.device = device
         self.classes = len(dataset.labels) + 1
         self.labels = dataset.labels
-        self.plan: Plan = make_plan(dataset, fingerprint(split.training), request.filters)
+        self.plan: Plan = plan or make_plan(dataset, fingerprint(split.training), request.filters)
         self.network = bundle_writer.instantiate(self.plan.network).to(device)
         self.average = bundle_writer.instantiate(self.plan.network).to(device).requires_grad_(False)
         self.average.load_state_dict(self.network.state_dict())
@@ -151,6 +139,24 @@ class Trainer:
             progress.fraction((i + 1) / len(cases))
         n = len(self.split.training)
         self._training, self._validation = pairs[:n], pairs[n:]
+
+    def fit(self, state_file: Path, progress: Progress) -> None:
+        """Train the epochs that are left; a checkpoint and the learning curve are written after each validation.
+
+        Args:
+            state_file: of the checkpoint; the curve lies beside it.
+            progress: told of stages, fractions and the epochs' figures.
+        """
+        progress.stage("Reading cases")
+        if self.epoch < self.request.epochs:
+            self.read_cases(progress)
+            progress.stage("Training")
+        while self.epoch < self.request.epochs:
+            row = self.run_epoch(progress)
+            if self.validation_due():
+                self.save(state_file)
+                write_curve(self.history, self.labels, state_file.parent)
+                progress.message(_epoch_text(row, self.request.epochs))
 
     def run_epoch(self, progress: Progress) -> dict[str, float]:
         """Train on every case once; validate when it is due. The epoch's row of the learning curve."""
@@ -196,6 +202,8 @@ class Trainer:
         decay = min(EMA_DECAY, (1 + number) / (10 + number))  # the average forgets the random start quickly
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.parameters()), list(self.network.parameters()), 1 - decay)
+            for mean, now in zip(self.average.buffers(), self.network.buffers(), strict=True):
+                mean.copy_(now)
         return float(loss.detach())
 
     def _validate(self, row: dict[str, float]) -> None:
@@ -232,6 +240,19 @@ class Trainer:
     def best_weights(self) -> dict[str, torch.Tensor]:
         """The averaged weights with the best validation Dice."""
         return self._best
+
+    def description(self) -> bundle_writer.Description:
+        """What the bundle is written from."""
+        return bundle_writer.Description(
+            request=self.request,
+            dataset=self.dataset,
+            split=self.split,
+            plan=self.plan,
+            seconds=self.seconds,
+            device=str(self.device),
+            validation_dice=self.best_dice,
+            best_epoch=self.best_epoch,
+        )
 
     def save(self, path: Path) -> None:
         """Write the checkpoint, whole or not at all."""
