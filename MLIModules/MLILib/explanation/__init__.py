@@ -21,12 +21,15 @@ _PLACES = {
     "Voxel": "targets",
     "activation_maps": "cam",
     "deconvnet": "rules",
+    "effective_field": "effective",
     "grad_cam": "cam",
     "gradient": "gradients",
     "gradient_times_input": "gradients",
     "guided_backpropagation": "rules",
     "guided_grad_cam": "cam",
     "integrated_gradients": "gradients",
+    "receptive_field": "receptive",
+    "receptive_size": "receptive",
     "smoothgrad": "gradients",
 }
 
@@ -37,12 +40,15 @@ __all__ = [
     "Voxel",
     "activation_maps",
     "deconvnet",
+    "effective_field",
     "grad_cam",
     "gradient",
     "gradient_times_input",
     "guided_backpropagation",
     "guided_grad_cam",
     "integrated_gradients",
+    "receptive_field",
+    "receptive_size",
     "smoothgrad",
 ]
 
