@@ -100,7 +100,8 @@ class TestResult:
 
     def test_the_curve_is_told_and_kept(self) -> None:
         events: list[Event] = []
-        result = register(*bent_pair(2), stages=("rigid", "affine", "deformable"), progress=Progress(events.append))
+        stages = ("rigid", "affine", "deformable")
+        result = register(*bent_pair(2), stages=stages, iterations=10, progress=Progress(events.append))
         names = ["Rigid", "Affine", "Deformable"]
         assert [event["name"] for event in events if event["event"] == "stage"] == names
         assert list(dict.fromkeys(row["stage"] for row in result.curve)) == names
@@ -116,9 +117,7 @@ class TestResult:
 
 
 class TestPresets:
-    @pytest.mark.parametrize(
-        ("preset", "dims"), [*((preset, 2) for preset in PRESETS), ("rigid-multimodal", 3), ("lung-ct", 3)]
-    )
+    @pytest.mark.parametrize(("preset", "dims"), [*((preset, 2) for preset in PRESETS), ("lung-ct", 3)])
     def test_each_brings_the_images_together(self, preset: str, dims: int) -> None:
         truth = linear(dims, 6, SHIFT[:dims])
         result = register(*rigid_pair(dims, truth), preset=preset)
@@ -129,7 +128,7 @@ class TestPresets:
 
     @pytest.mark.parametrize("deformation", DEFORMATIONS)
     def test_deformations(self, deformation: str) -> None:
-        result = register(*bent_pair(2), stages=("deformable",), deformation=deformation)
+        result = register(*bent_pair(2), stages=("deformable",), iterations=20, deformation=deformation)
         assert miss(result.transform, bend, Body(2)).mean() < 0.6
         np.testing.assert_array_equal(result.linear[:2, :2], np.eye(2))
 
@@ -139,7 +138,7 @@ class TestPresets:
             sitk.JoinSeries(Body(2).image(grid((36, 34), (1.0, 1.1)), back, noise=0), 0.0, 4.0)
             for back in (None, lambda q: unbend(q + SHIFT[:2]))
         ]
-        result = register(*slices, deformation=deformation)
+        result = register(*slices, stages=("deformable",), iterations=15, deformation=deformation)
         warped = sitk.GetArrayFromImage(sitk.Resample(slices[1], slices[0], result.transform, sitk.sitkLinear, -1.0))
         fixed, before = (sitk.GetArrayFromImage(image) for image in slices)
         inner = (slice(None), slice(6, -6), slice(6, -6))
@@ -280,7 +279,7 @@ class TestMasks:
         array[away < 8] = 20.0
         return from_array(array, own), from_array((away > 9).astype(np.uint8), own)
 
-    @pytest.mark.parametrize("settings", [{"preset": "rigid"}, {"preset": "rigid", "similarity": "ssd"}, {}], ids=str)
+    @pytest.mark.parametrize("settings", [{"preset": "rigid", "similarity": "ssd"}, {}], ids=str)
     def test_an_artefact_outside_does_not_disturb(self, settings: dict[str, Any]) -> None:
         truth = linear(2, 10, SHIFT[:2])
         places = (9.0, 6.0), (21.0, -14.0)
