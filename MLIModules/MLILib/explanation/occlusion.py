@@ -1,7 +1,7 @@
 """Occlusion: how much the score falls when a window of the image is covered (Zeiler and Fergus 2014, section 4.2).
 
 The window walks over the image; each voxel gets the mean fall over the windows that cover it. Windows go through the
-network many at a time, as many as fit into memory, and a window under which nothing changes is not computed at all.
+network many at a time, as many as fit into memory, and are computed only as far as they change anything.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import nn
 from ..errors import BadInput
 from ..progress import Progress
 from .fill import Fill, filled
+from .local import Changed, Clean
 from .scoring import Score, batch_size, require_evaluation, require_image, scores
 
 Window = tuple[slice, ...]
@@ -80,17 +81,34 @@ def occlusion(
         fall = torch.zeros(shape, dtype=torch.float64, device=image.device)
         boxes = [(channel, *place) for place in places]
         changed = [box for box in boxes if not torch.equal(one[0][box], cover[index][box])]
+        clean_layers = Clean()
         for begin in range(0, len(changed), at_once):
             progress.fraction((number + begin / len(changed)) / total)
             some = changed[begin : begin + at_once]
-            batch = one.repeat(len(some), *(1,) * (one.ndim - 1))
-            for covered, box in zip(batch, some, strict=True):
-                covered[box] = cover[index][box]
+            batch = _covered(one, cover[index], some, sizes, clean_layers)
             for box, found in zip(some, scores(network, batch, score).double(), strict=True):
                 fall[box[1:]] += clean[0] - found
         maps.append((fall / count).to(image.dtype))
     progress.fraction(1.0)
     return torch.stack(maps).reshape(len(image), len(channels), *shape)
+
+
+def _covered(
+    image: torch.Tensor, cover: torch.Tensor, boxes: Sequence[Window], size: tuple[int, ...], clean: Clean
+) -> torch.Tensor:
+    """The image (1, C, *shape) in as many copies as there are boxes (channels, *place), each covered in its box."""
+    patches, starts = [], []
+    for box in boxes:
+        # A window that the border cuts off is taken with what lies before it: all patches have one size.
+        start = tuple(
+            p.stop - edge if p.stop == n else p.start for p, edge, n in zip(box[1:], size, image.shape[2:], strict=True)
+        )
+        around = image[0][(slice(None), *(slice(at, at + edge) for at, edge in zip(start, size, strict=True)))].clone()
+        inside = tuple(slice(p.start - at, p.stop - at) for p, at in zip(box[1:], start, strict=True))
+        around[(box[0], *inside)] = cover[box]
+        patches.append(around)
+        starts.append(start)
+    return Changed(image, torch.stack(patches), starts, clean)
 
 
 def windows(shape: Sequence[int], size: Sequence[int], stride: Sequence[int]) -> Iterator[Window]:
