@@ -172,16 +172,17 @@ def write_expert(folder: Path, **kind: Any) -> Path:
     return folder
 
 
-class TestExpert:
-    @pytest.fixture(scope="class")
-    def guided(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        """A folder with an expert, and a bundle "bundle" that was trained with it."""
-        folder = tmp_path_factory.mktemp("expert")
-        write_dataset(folder, 6, size=(30, 26))
-        expert = write_expert(folder / "expert")
-        train(request_in(folder, network="istn", expert=str(expert), epochs=4))
-        return folder
+@pytest.fixture(scope="module")
+def guided(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an expert, and a bundle "bundle" that was trained with it."""
+    folder = tmp_path_factory.mktemp("expert")
+    write_dataset(folder, 6, size=(30, 26))
+    expert = write_expert(folder / "expert")
+    train(request_in(folder, network="istn", expert=str(expert), epochs=4))
+    return folder
 
+
+class TestExpert:
     def test_its_weights_are_in_the_bundle_as_they_were(self, guided: Path) -> None:
         own, theirs = (
             torch.load(guided / name / "models" / "model.pt", weights_only=True) for name in ("bundle", "expert")
