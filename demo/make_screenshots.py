@@ -31,7 +31,7 @@ def main() -> int:
     sys.path += [str(ROOT / "MLIModules"), str(ROOT / "Testing")]
     standin: Any = importlib.import_module("slicer_standin")
     standin.install()
-    for picture in (_segmentation, _registration):
+    for picture in (_segmentation, _registration, _fusion):
         picture(standin)
         standin.check_slots()
         slicer.mrmlScene.Clear()
@@ -84,6 +84,27 @@ def _registration(standin: Any) -> None:
     standin.process_events_until(lambda: widget.job is None, _PATIENCE)
     widget.ui.histogramButton.click()
     standin.process_events_until(lambda: widget.job is None, _PATIENCE)
+    _grab(standin, widget, "result")
+
+
+def _fusion(standin: Any) -> None:
+    """The sample atlases fused by joint label fusion, beside the reference; none is taken from the cache."""
+    instance, widget = standin.load_module(str(ROOT / "MLIModules" / "AtlasFusion" / "MLIAtlasFusion.py"))
+    sample = importlib.import_module(type(instance).__module__).loadAtlases()
+    widget.enter()
+    node = widget._parameterNode
+    node.targetVolume, node.reference, node.keep = sample.volume, sample.reference, False
+    standin.process_events_until(lambda: node.atlasFolder, _PATIENCE)
+    _grab(standin, widget, "ready")
+    widget.ui.applyButton.click()
+
+    def half() -> bool:
+        status = widget.job.status if widget.job is not None else None
+        return status is None or "done" in status.raters.values()
+
+    standin.process_events_until(half, _PATIENCE)
+    _grab(standin, widget, "running")
+    standin.process_events_until(lambda: widget.job is None, 2 * _PATIENCE)
     _grab(standin, widget, "result")
 
 
