@@ -206,14 +206,14 @@ class MLIAtlasFusionWidget(FusionPanel, MLIWidget):
         if node.outputSegmentation is not None:
             if node.outputSegmentation is node.reference:
                 return _("The consensus and the reference are the same segmentation. Choose another.")
-            if node.mode == "raters" and node.outputSegmentation in node.raters:
+            if node.mode == "raters" and node.outputSegmentation in self.logic.raters(node):
                 return _("The consensus would replace a rater. Choose another segmentation for it.")
         if node.outputDisagreement is not None and node.outputDisagreement is node.targetVolume:
             return _("The map of disagreement would replace the target. Choose another volume for it.")
         return ""
 
     def whatRatersLack(self, node, method) -> str:
-        if not node.raters:
+        if not self.logic.raters(node):
             return _("Choose the segmentations of the raters.")
         if method.images:
             return _("{method} compares images, which raters' segmentations lack. Choose another method.").format(
@@ -310,6 +310,10 @@ class MLIAtlasFusionLogic(MLILogic):
         others = (node.targetVolume, node.reference, node.outputSegmentation, node.outputDisagreement)
         return fusion_atlases.read(node.atlasFolder, [other for other in others if other is not None])
 
+    def raters(self, parameterNode) -> list:
+        """The chosen segmentations that are still in the scene."""
+        return [node for node in parameterNode.raters if node is not None]
+
     def settings(self, parameterNode) -> dict:
         """The task's settings that a parameter set asks for."""
         names = (*self.SETTINGS, "device", "seed", *(self.OF_ATLASES if parameterNode.mode == "atlases" else ()))
@@ -325,7 +329,7 @@ class MLIAtlasFusionLogic(MLILogic):
             atlas_path=node.atlasPath if node.mode == "atlases" and not scene else "",
             scene_atlases=self.sceneAtlases(node) if scene else None,
             title=fusion_atlases.name_of(node.atlasFolder) if scene else "",
-            raters=list(node.raters) if node.mode == "raters" else [],
+            raters=self.raters(node) if node.mode == "raters" else [],
             segmentation=node.outputSegmentation,
             disagreement=node.disagreementMap,
             disagreement_volume=node.outputDisagreement if node.disagreementMap else None,

@@ -163,9 +163,10 @@ class FusionPanel:
         node = self._parameterNode
         text = ""
         if node.mode == "raters":
-            if node.raters:
-                labels = fusion_atlases.SceneLabels.of(node.raters)
-                text = self._counted(_("1 rater"), _("{count} raters"), len(node.raters), labels)
+            raters = self.logic.raters(node)
+            if raters:
+                labels = fusion_atlases.SceneLabels.of(raters)
+                text = self._counted(_("1 rater"), _("{count} raters"), len(raters), labels)
         elif node.source == "scene" and node.atlasFolder:
             found = self.logic.sceneAtlases(node)
             if found.atlases:

@@ -352,6 +352,29 @@ class TestRaters:
         panel._parameterNode.outputSegmentation = rater
         assert "would replace a rater" in panel.ui.applyButton.toolTip
 
+    def test_a_rater_that_is_removed_takes_no_part_any_more(self, panel, standin):
+        volume = add_volume("seen", size=(20, 18, 16))
+        raters = [add_segmentation(name, volume) for name in ("a", "b", "c")]
+        choose(panel.ui.modeComboBox, "raters")
+        panel._parameterNode.raters = raters
+        slicer.mrmlScene.RemoveNode(raters[1])
+        settle(panel, standin)
+        assert "2 raters" in panel.ui.foundBrowser.plainText
+        apply(panel, standin)
+        assert errors(standin) == []
+        assert record(panel)["labels"] == ["a.nrrd", "c.nrrd"]
+
+    def test_raters_come_back_with_the_scene(self, panel, standin, tmp_path):
+        volume = add_volume("seen", size=(20, 18, 16))
+        choose(panel.ui.modeComboBox, "raters")
+        panel._parameterNode.raters = [add_segmentation(name, volume) for name in ("a", "b")]
+        assert slicer.util.saveScene(str(tmp_path / "scene.mrb"))
+        slicer.mrmlScene.Clear()
+        slicer.util.loadScene(str(tmp_path / "scene.mrb"))
+        settle(panel, standin)
+        assert [node.GetName() for node in panel.ui.ratersSelector.checkedNodes()] == ["a", "b"]
+        assert panel.ui.applyButton.enabled
+
     def test_other_grids_need_a_target(self, panel, standin):
         raters = [add_segmentation(f"on {n}", add_volume(f"volume {n}", size=(20, 18, n))) for n in (14, 16)]
         choose(panel.ui.modeComboBox, "raters")
