@@ -188,7 +188,7 @@ class TestResume:
             deepstaple_training.run(broken, Progress(stop, interval=0.0))
         assert (tmp_path / "broken" / "training" / "checkpoint.pt").exists()
         again = run(dataclasses.replace(broken, resume=True))
-        assert Path(whole["theta"]).read_text() == Path(again["theta"]).read_text()
+        assert Path(whole["theta"]).read_text(encoding="utf-8") == Path(again["theta"]).read_text(encoding="utf-8")
         a, b = (torch.load(tmp_path / n / "models" / "model.pt", weights_only=True) for n in ("whole", "broken"))
         assert all(torch.equal(a[k], b[k]) for k in a)
 
