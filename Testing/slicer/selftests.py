@@ -1,11 +1,13 @@
 """Runs a self-test of a module's file in a process of its own, as Slicer does with --no-main-window."""
 
+import contextlib
 import subprocess
 import sys
 import unittest
 from pathlib import Path
 
 import pytest
+import slicer
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -37,13 +39,30 @@ def tell(result):
         pytest.skip(result.skipped[0][1])
 
 
+@contextlib.contextmanager
+def loaded(standin, module):
+    """A module in an empty scene; it is gone afterwards, and what it left in the scene."""
+    standin.load_module(module)
+    try:
+        yield sys.modules[module.stem]
+    finally:
+        standin.unload_module(module.stem)
+        slicer.mrmlScene.Clear()
+
+
 def with_a_main_window(standin, module, test):
     """Run one test of the module's test class in this process; skips as it does."""
-    standin.load_module(module)
-    result = unittest.TestResult()
-    getattr(sys.modules[module.stem], f"{module.stem}Test")(test).run(result)
-    standin.check_slots()
-    tell(result)
+    with loaded(standin, module) as code:
+        result = unittest.TestResult()
+        getattr(code, f"{module.stem}Test")(test).run(result)
+        standin.check_slots()
+        tell(result)
+
+
+def as_the_button_runs_it(standin, module):
+    """Run all tests of a module in one call, as the button "Reload and Test" does."""
+    with loaded(standin, module):
+        standin.run_self_test(module.stem)
 
 
 def without_a_main_window(module, test):

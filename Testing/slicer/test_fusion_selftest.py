@@ -1,6 +1,5 @@
 """The self-test in MLIAtlasFusion.py, unchanged: as Slicer runs it with a main window, and with --no-main-window."""
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -8,7 +7,7 @@ import pytest
 pytest.importorskip("slicer", reason="slicer-core is not installed")
 pytest.importorskip("PySide6", reason="PySide6 is not installed")
 
-from selftests import with_a_main_window, without_a_main_window
+from selftests import as_the_button_runs_it, loaded, with_a_main_window, without_a_main_window
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = ROOT / "MLIModules" / "AtlasFusion" / "MLIAtlasFusion.py"
@@ -26,8 +25,7 @@ def test_as_the_button_reload_and_test_runs_it(standin):
 
     if install.missing():
         pytest.skip("packages are not installed: " + ", ".join(install.missing()))
-    standin.load_module(MODULE)
-    standin.run_self_test("MLIAtlasFusion")
+    as_the_button_runs_it(standin, MODULE)
 
 
 @pytest.mark.parametrize("name", ["test_atlases", "test_badInput", "test_raters"])
@@ -42,18 +40,18 @@ def test_the_samples_load_from_the_sample_data_module_without_a_download(standin
 
     from MLISlicerLib import fusion_atlases, fusion_sample
 
-    standin.load_module(MODULE)
-    sys.modules["MLIAtlasFusion"].registerSampleData()
-    logic = SampleData.SampleDataLogic()
-    for name in ("MNI152 hippocampus atlases", "MNI152 hippocampus raters"):
+    with loaded(standin, MODULE) as code:
+        code.registerSampleData()
+        logic = SampleData.SampleDataLogic()
+        for name in ("MNI152 hippocampus atlases", "MNI152 hippocampus raters"):
+            slicer.mrmlScene.Clear()
+            source = logic.sourceForSampleName(name)
+            sample = source.customDownloader(source)
+            assert len(sample.atlases or sample.raters) == fusion_sample.COUNT
+            assert sample.volume.GetImageData().GetDimensions() == (35, 47, 48)
         slicer.mrmlScene.Clear()
-        source = logic.sourceForSampleName(name)
-        sample = source.customDownloader(source)
-        assert len(sample.atlases or sample.raters) == fusion_sample.COUNT
-        assert sample.volume.GetImageData().GetDimensions() == (35, 47, 48)
-    slicer.mrmlScene.Clear()
-    sample = sys.modules["MLIAtlasFusion"].loadAtlases()
-    assert fusion_atlases.folders()[sample.folder] == "Atlases (5 atlases)"
-    slicer.mrmlScene.Clear()
-    nodes = SampleData.downloadSamples("MNI152 hippocampus raters")  # a script gets the files
-    assert [node.GetClassName() for node in nodes] == ["vtkMRMLScalarVolumeNode", "vtkMRMLSegmentationNode"]
+        sample = code.loadAtlases()
+        assert fusion_atlases.folders()[sample.folder] == "Atlases (5 atlases)"
+        slicer.mrmlScene.Clear()
+        nodes = SampleData.downloadSamples("MNI152 hippocampus raters")  # a script gets the files
+        assert [node.GetClassName() for node in nodes] == ["vtkMRMLScalarVolumeNode", "vtkMRMLSegmentationNode"]

@@ -1,6 +1,5 @@
 """The self-test in MLIRegistration.py, unchanged: as Slicer runs it with a main window, and with --no-main-window."""
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -8,7 +7,7 @@ import pytest
 pytest.importorskip("slicer", reason="slicer-core is not installed")
 pytest.importorskip("PySide6", reason="PySide6 is not installed")
 
-from selftests import with_a_main_window, without_a_main_window
+from selftests import as_the_button_runs_it, loaded, with_a_main_window, without_a_main_window
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = ROOT / "MLIModules" / "Registration" / "MLIRegistration.py"
@@ -26,8 +25,7 @@ def test_as_the_button_reload_and_test_runs_it(standin):
 
     if install.missing():
         pytest.skip("packages are not installed: " + ", ".join(install.missing()))
-    standin.load_module(MODULE)
-    standin.run_self_test("MLIRegistration")
+    as_the_button_runs_it(standin, MODULE)
 
 
 @pytest.mark.parametrize("name", ["test_badInput", "test_rigid"])
@@ -40,9 +38,9 @@ def test_the_sample_pair_loads_without_a_download(standin):
     import slicer
 
     slicer.mrmlScene.Clear()
-    standin.load_module(MODULE)
-    sys.modules["MLIRegistration"].registerSampleData()
-    fixed, moving, fixedPoints, movingPoints = SampleData.downloadSamples("MNI152 right hippocampus, moved")
-    assert fixed.GetImageData() is not None
-    assert moving.GetImageData() is not None
-    assert fixedPoints.GetNumberOfControlPoints() == movingPoints.GetNumberOfControlPoints() == 8
+    with loaded(standin, MODULE) as code:
+        code.registerSampleData()
+        fixed, moving, fixedPoints, movingPoints = SampleData.downloadSamples("MNI152 right hippocampus, moved")
+        assert fixed.GetImageData() is not None
+        assert moving.GetImageData() is not None
+        assert fixedPoints.GetNumberOfControlPoints() == movingPoints.GetNumberOfControlPoints() == 8

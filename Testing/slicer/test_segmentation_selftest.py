@@ -1,6 +1,5 @@
 """The self-test in MLISegmentation.py, unchanged: as Slicer runs it with a main window, and with --no-main-window."""
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -8,7 +7,7 @@ import pytest
 pytest.importorskip("slicer", reason="slicer-core is not installed")
 pytest.importorskip("PySide6", reason="PySide6 is not installed")
 
-from selftests import with_a_main_window, without_a_main_window
+from selftests import as_the_button_runs_it, loaded, with_a_main_window, without_a_main_window
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = ROOT / "MLIModules" / "Segmentation" / "MLISegmentation.py"
@@ -26,8 +25,7 @@ def test_as_the_button_reload_and_test_runs_it(standin):
 
     if install.missing() or "hippocampus" not in models.known():
         pytest.skip("the model hippocampus or its packages are not installed")
-    standin.load_module(MODULE)
-    standin.run_self_test("MLISegmentation")
+    as_the_button_runs_it(standin, MODULE)
 
 
 @pytest.mark.parametrize("name", TESTS)
@@ -40,8 +38,8 @@ def test_the_sample_images_are_registered_and_load_without_a_download(standin):
     import slicer
 
     slicer.mrmlScene.Clear()
-    standin.load_module(MODULE)
-    sys.modules["MLISegmentation"].registerSampleData()
-    for side in ("left", "right"):
-        volume = SampleData.downloadSample(f"MNI152 {side} hippocampus")
-        assert volume.GetImageData() is not None
+    with loaded(standin, MODULE) as code:
+        code.registerSampleData()
+        for side in ("left", "right"):
+            volume = SampleData.downloadSample(f"MNI152 {side} hippocampus")
+            assert volume.GetImageData() is not None

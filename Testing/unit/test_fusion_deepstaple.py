@@ -104,15 +104,17 @@ class TestApart:
         assert np.abs(np.concatenate(one.theta())) == pytest.approx(0.1, rel=1e-2)
 
 
-class TestPlantedRaters:
-    @pytest.fixture(scope="class")
-    def learned(self) -> tuple[list[tuple[NoisyTarget, np.ndarray]], list[np.ndarray]]:
-        made = planted(8, 3, 3)
-        settings = Settings(steps=60, batch=4, learning_rate=0.003)
-        one = Learner([t for t, _ in made], 2, small_network(), (32, 32), settings, CPU)
-        learn(one, Progress())
-        return made, one.theta()
+@pytest.fixture(scope="module")
+def learned() -> tuple[list[tuple[NoisyTarget, np.ndarray]], list[np.ndarray]]:
+    """Eight images with three good raters and three bad ones each, and what theta came out."""
+    made = planted(8, 3, 3)
+    settings = Settings(steps=60, batch=4, learning_rate=0.003)
+    one = Learner([t for t, _ in made], 2, small_network(), (32, 32), settings, CPU)
+    learn(one, Progress())
+    return made, one.theta()
 
+
+class TestPlantedRaters:
     def test_bad_ones_have_the_lowest_theta_of_each_target(self, learned: Any) -> None:
         _, theta = learned
         found = [set(np.argsort(values)[:3]) == {3, 4, 5} for values in theta]
@@ -204,10 +206,10 @@ class TestVote:
 
 
 class TestOneImage:
-    @pytest.mark.parametrize("shape", [(32, 32), (20, 22, 24)])
+    @pytest.mark.parametrize("shape", [(32, 32), (18, 20, 22)])
     def test_bad_raters_get_the_lowest_theta(self, shape: tuple[int, ...]) -> None:
         target, truth = planted(1, 5, 2, shape, seed=3)[0]
-        found = deepstaple(as_raters(target.labels.numpy()), target.image[0].numpy(), steps=60, device="cpu")
+        found = deepstaple(as_raters(target.labels.numpy()), target.image[0].numpy(), steps=40, device="cpu")
         assert found.weights is not None
         assert set(np.argsort(found.weights)[:2]) == {5, 6}
         assert 2 * (found.indices & truth).sum() / (found.indices.sum() + truth.sum()) > 0.9

@@ -41,10 +41,8 @@ from .voting import majority
 SCHEMES = ("out-of-line", "in-line")
 #: Most voxels of the grid on which theta of a single target is learned; the vote itself is on the raters' grid.
 MOST_VOXELS = {2: 256**2, 3: 48**3}
-#: Voxels around all labels that are looked at where no region is given.
-MARGIN = 5
-#: Memory order of convolutions, by the number of axes: depthwise ones of volumes are twice as fast so on a CPU.
-_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+#: Voxels around all labels of a single image that are looked at.
+MARGIN = 3
 _CLIP_NORM = 12.0
 _WEIGHT_DECAY = 1e-2
 
@@ -75,8 +73,10 @@ class Settings:
     variation: Variation = dataclasses.field(default_factory=Variation)
 
 
-#: For a single image, in half a minute on two cores.
-ONE_IMAGE = Settings(steps=300, batch=1)
+#: For a single image: the network learns alone, until theta's few steps tell the raters apart. With many more of them
+#: the softmax would leave the best rater alone to vote.
+THETA_STEPS = 20
+ONE_IMAGE = Settings(steps=40, batch=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +113,7 @@ class Learner:
     ) -> None:
         self.settings = settings
         self.device = device
-        self.network = _channels_last(network.to(device))
+        self.network = network.to(device)
         self._targets = [
             dataclasses.replace(one, image=one.image.to(device), labels=one.labels.to(device)) for one in targets
         ]
@@ -205,7 +205,7 @@ class Learner:
         chosen = [self._drawn(self.done * self.settings.batch + i) for i in range(self.settings.batch)]
         views = [view(self._targets[i], self._patch, self.settings.variation, generator) for i in chosen]
         return (
-            torch.stack([image for image, _ in views]).contiguous(memory_format=_LAST[2 + len(self._patch)]),
+            torch.stack([image for image, _ in views]),
             [maps for _, maps in views],
             torch.cat([self._rows[i] for i in chosen]),
         )
@@ -306,12 +306,11 @@ def deepstaple(
     target: npt.NDArray[np.float32],
     *,
     region: Region | None = None,
-    steps: int = 300,
+    steps: int = ONE_IMAGE.steps,
     device: torch.device | str = "auto",
     seed: int = 0,
     progress: Progress | None = None,
     probabilities: bool = False,
-    settings: Settings | None = None,
 ) -> Consensus:
     """The consensus of the raters of a single image.
 
@@ -322,26 +321,27 @@ def deepstaple(
     Args:
         raters: label maps of the image.
         target: the image, (z, y, x) or (y, x), on the raters' grid.
-        region: what is looked at; by default the box around all labels and a margin.
-        steps: of the network and of theta.
+        region: outside of it all is background; by default the box around all labels and a margin. The network looks
+            at that box in any case.
+        steps: of the network; theta moves in the last :data:`THETA_STEPS` of them.
         device: where to compute.
         seed: of the network's weights and of the views.
         progress: told of the fraction.
         probabilities: whether to keep the shares of the votes.
-        settings: in place of those that were found to do for one image.
 
     Returns:
         The consensus; its weights are theta.
     """
     progress = progress or Progress()
-    region = region if region is not None else raters.box(margin=MARGIN)
+    seen = raters.box(margin=MARGIN)
+    region = seen if region is None else region
     chosen = resolve(device) if isinstance(device, str) else device
     classes = len(raters.labels) + 1
-    one = _single(raters, target, region)
+    one = _single(raters, target, seen)
     with torch.random.fork_rng(devices=[]):  # the seed is ours alone, and a script's own random numbers stay
         torch.manual_seed(seed)
         network: nn.Module = LRASPP2D(1, classes, enlarge=2.0) if target.ndim == 2 else LRASPP3D(1, classes)
-    settings = dataclasses.replace(settings or ONE_IMAGE, steps=steps)
+    settings = dataclasses.replace(ONE_IMAGE, steps=steps, alone=max(steps - THETA_STEPS, 0))
     patch = tuple(one.image.shape[1:])
     learner = Learner([one], classes, network, patch, settings, chosen, seed)
     if len(raters) > 1:
@@ -354,7 +354,7 @@ def deepstaple(
 
 
 def _single(raters: Raters, target: npt.NDArray[np.float32], region: Region) -> NoisyTarget:
-    """The region of one image, its labels with it, on a grid that is small enough for a network."""
+    """A part of one image and its label maps, on a grid that is small enough for a network."""
     image = torch.from_numpy(np.ascontiguousarray(target[region], dtype=np.float32))
     stack = raters.stack[:, *region]
     labels = torch.from_numpy(np.ascontiguousarray(stack.astype(np.uint8 if stack.dtype == np.uint8 else np.int32)))
@@ -370,14 +370,6 @@ def working_shape(shape: Sequence[int], most: int) -> tuple[int, ...]:
     """`shape`, made smaller by one factor along all axes until it holds `most` voxels or fewer; 4 voxels at least."""
     factor = max(1.0, (math.prod(shape) / most) ** (1 / len(shape)))
     return tuple(max(min(n, 4), math.floor(n / factor)) for n in shape)
-
-
-def _channels_last(network: nn.Module) -> nn.Module:
-    """The network with its convolutions' weights in the order that :data:`_LAST` says."""
-    for parameter in network.parameters():
-        if parameter.ndim in _LAST:
-            parameter.data = parameter.data.contiguous(memory_format=_LAST[parameter.ndim])
-    return network
 
 
 def _seed_of(*numbers: int) -> int:

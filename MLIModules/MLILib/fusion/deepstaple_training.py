@@ -100,7 +100,7 @@ def run(request: TrainDeepStapleRequest, progress: Progress) -> dict[str, Any]:
         opened.sources,
         opened.common.labels,
         registration=request.registration,
-        kept=Cache(default_folder()),
+        kept=Cache(request.cache or default_folder()),
         device=request.device,
         seed=request.seed,
         trust=request.trust,
@@ -402,6 +402,7 @@ def _segmentation_request(request: TrainDeepStapleRequest) -> TrainSegmentationR
         filters=FILTERS,
         batch=request.batch,
         learning_rate=CONSENSUS_RATE,
+        amp=request.network == "unet" or resolve(request.device).type != "cpu",  # see Learner
         describe=request.describe,
     )
 
@@ -473,5 +474,5 @@ def _portable(request: TrainDeepStapleRequest) -> dict[str, Any]:
 
 def _identity(request: TrainDeepStapleRequest) -> dict[str, Any]:
     """The settings that must not change between a checkpoint and its resumption."""
-    ignored = {"resume", "output", "device", "targets", "atlases", "describe", "trust"}
+    ignored = {"resume", "output", "device", "targets", "atlases", "describe", "trust", "cache"}
     return {k: v for k, v in dataclasses.asdict(request).items() if k not in ignored}

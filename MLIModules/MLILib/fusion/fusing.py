@@ -150,7 +150,7 @@ def consensus(
     beta: float = 2.0,
     alpha: float = 0.1,
     drop: float = 1.0,
-    steps: int = 300,
+    steps: int = 40,
     probabilities: bool = False,
     device: str = "auto",
     seed: int = 0,

@@ -62,8 +62,8 @@ _LARGE = (
     Row(960, 160, kernel=5, dilation=2, squeeze=True, hard_swish=True),
     Row(960, 160, kernel=5, dilation=2, squeeze=True, hard_swish=True),
 )
-#: Rows whose result, at 1/8 of the resolution, goes to the head directly.
-_LARGE_LOW = 6
+#: The result of so many rows, where 1/8 of the resolution is reached, goes to the head directly.
+_LARGE_LOW = 4
 #: Batch normalisation as MobileNetV3 was published with.
 _LARGE_NORM = {"eps": 0.001, "momentum": 0.01}
 
@@ -115,7 +115,7 @@ class LRASPP2D(nn.Module):
         shape = x.shape[2:]
         if self.enlarge != 1.0:
             x = functional.interpolate(x, scale_factor=self.enlarge, mode="bilinear", align_corners=False)
-        low = self.low(self.stem(x))
+        low = self.low(_channels_last(self.stem(x)))
         logits: Tensor = self.head(low, self.high(low))
         return functional.interpolate(logits, size=shape, mode="bilinear", align_corners=False)
 
@@ -150,24 +150,20 @@ class LRASPP3D(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        # the stem widens, filters in depth and narrows in one go
-        self.stem = nn.Sequential(
-            _unit(3, in_channels, 32, kernel=3, stride=2, activation=nn.ReLU6),
-            _unit(3, 32, 32, kernel=3, groups=32, activation=nn.ReLU6),
-            _unit(3, 32, 16),
-        )
+        self.stem = _unit(3, in_channels, 32, kernel=3, stride=2, activation=nn.ReLU6)
+        narrow = [_unit(3, 32, 32, kernel=3, groups=32, activation=nn.ReLU6), _unit(3, 32, 16)]
         blocks = []
         channels = 16
         for row in _VOLUME:
             blocks.append(InvertedResidual(3, channels, row, {}, nn.ReLU6))
             channels = row.outputs
-        self.low = blocks[0]
+        self.low = nn.Sequential(*narrow, blocks[0])
         self.high = nn.Sequential(*blocks[1:], PyramidPooling3D(channels, _INNER, _RATES))
         self.head = Head(3, _VOLUME[0].outputs, _INNER, out_channels)
         _initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        low = self.low(self.stem(x))
+        low = self.low(_channels_last(self.stem(x)))
         logits: Tensor = self.head(low, self.high(low))
         return functional.interpolate(logits, size=x.shape[2:], mode="trilinear", align_corners=False)
 
@@ -278,6 +274,11 @@ def _unit(
     if activation is not None:
         layers.append(activation(inplace=True))
     return nn.Sequential(*layers)
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    """The same in another order of memory, in which depthwise convolutions take half the time on a CPU."""
+    return x.contiguous(memory_format=torch.channels_last if x.ndim == 4 else torch.channels_last_3d)
 
 
 def _initialise(network: nn.Module) -> None:

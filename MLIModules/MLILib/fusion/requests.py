@@ -78,7 +78,7 @@ class FuseRequest(Request):
         minimum=0.0,
         maximum=10.0,
     )
-    steps: int = setting(300, "Training steps of DeepSTAPLE.", minimum=1, maximum=1_000_000)
+    steps: int = setting(40, "Training steps of DeepSTAPLE's network.", minimum=1, maximum=1_000_000)
     reference: str = setting(
         "", "True labels of the target; only measured against, in the report.", kind="input", metavar="LABELS"
     )
@@ -204,6 +204,9 @@ class TrainDeepStapleRequest(Request):
     device: str = device_setting()
     seed: int = setting(0, "Seed of weights, order and augmentation.", minimum=0, maximum=2**31 - 1)
     resume: bool = setting(False, "Go on from the last checkpoint in the output folder.")
+    cache: str = setting(
+        "", "Folder of registered atlases that are used again; by default in the user's cache.", metavar="FOLDER"
+    )
     trust: tuple[str, ...] = setting(
         (), "sha256 of a registration model whose configuration may name any Python callable.", metavar="SHA256"
     )
