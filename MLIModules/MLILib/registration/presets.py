@@ -33,7 +33,7 @@ class Preset:
     regularisation: float = 1.0
     iterations: int = 40
     resolution: float = -1.0
-    work: int = 16_000_000
+    work: int = 12_000_000
     global_search: bool = False
 
 
