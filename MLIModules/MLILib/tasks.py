@@ -10,6 +10,7 @@ import dataclasses
 import importlib
 from typing import Any, ClassVar
 
+from .anomaly.requests import AnomalyRequest, TrainAnomalyRequest
 from .errors import BadInput
 from .fusion.requests import AtlasesCheckRequest, FuseRequest, TrainDeepStapleRequest
 from .progress import Progress
@@ -91,6 +92,8 @@ REQUESTS: tuple[type[Request], ...] = (
     FuseRequest,
     AtlasesCheckRequest,
     TrainDeepStapleRequest,
+    AnomalyRequest,
+    TrainAnomalyRequest,
     ModelsListRequest,
     ModelsInfoRequest,
     ModelsImportRequest,
