@@ -89,6 +89,7 @@ class Registrar:
     def __init__(self, known: list[tuple[sitk.Image, np.ndarray]], fail: dict[int, Exception] | None = None) -> None:
         self._known = [(sitk.GetArrayFromImage(one), step) for one, step in known]
         self._fail = fail or {}
+        self.warnings: list[str] = []
         self.calls: list[int] = []
         self.settings: list[dict[str, Any]] = []
 
@@ -109,7 +110,7 @@ class Registrar:
         where = Grid.of(fixed)
         return Registration(
             transform=to_sitk(linear, None, where), linear=linear, displacement=None, grid=where,
-            curve=[], warnings=[], device="the CPU", seconds=0.0,
+            curve=[], warnings=list(self.warnings), device="the CPU", seconds=0.0,
         )  # fmt: skip
 
     def _number(self, image: sitk.Image) -> int:

@@ -264,6 +264,13 @@ class TestFailure:
         with pytest.raises(BadInput, match="The target image is 0 everywhere"):
             propagate(made.target * 0, made.atlases)
 
+    def test_a_warning_of_every_registration_is_said_once(self, scene: Any, tmp_path: Path) -> None:
+        made = scene()
+        made.register.warnings = ["The fixed image is large."]
+        for _ in range(2):  # now, and from the cache
+            found = propagate(made.target, made.atlases, kept=Cache(tmp_path))
+            assert found.warnings == ["Each atlas: The fixed image is large."]
+
 
 class TestProgress:
     def test_one_fraction_over_all(self, scene: Any) -> None:

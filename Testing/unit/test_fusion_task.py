@@ -243,6 +243,7 @@ class TestRefusal:
         folder.refused("needs the image", atlases="", target="", labels=(labels,), method="deepstaple")
         folder.refused("There is no registration", registration="nonsense")
         folder.refused("does not name a label", names=("x",))
+        folder.refused("patch_radius|patch-radius", patch_radius=0)
 
     def test_bad_output_names(self, folder: Folder) -> None:
         folder.refused("no ending", output="out.png")

@@ -47,7 +47,7 @@ class Source:
 
     Attributes:
         name: for the reader.
-        load: gives the image and its labels, both in one space; raises :class:`MLIError` where that fails.
+        load: gives the image and its labels, on one grid; raises :class:`MLIError` where that fails.
     """
 
     name: str
@@ -123,7 +123,7 @@ def propagate(
 
     Args:
         target: scalar image, 2-D or 3-D.
-        atlases: image and labels of each, in one space but on any grid; or sources that read them.
+        atlases: image and labels of each, on a grid of their own; or sources that read them.
         names: of the atlases that are not sources; by default "atlas 1", ...
         labels: what the values mean; by default each value as text.
         registration: name of a preset, or name, folder or zip of a registration model.
@@ -155,7 +155,7 @@ def propagate(
     used = [(one, entry) for one, entry in zip(ready, entries, strict=True) if entry is not None]
     if not used:
         raise _none(outcomes)
-    warnings = [f"{one.outcome.name}: {text}" for one, entry in used for text in entry.facts["warnings"]]
+    told = [(one.outcome.name, text) for one, entry in used for text in entry.facts["warnings"]]
     grid = Grid.of(target)
     found = raters(
         [from_array(entry.arrays["labels"], grid) for _, entry in used],
@@ -169,7 +169,7 @@ def propagate(
         target=sitk.GetArrayFromImage(target).astype(np.float32),
         warped=np.stack([entry.arrays["image"] for _, entry in used]) if images else None,
         outcomes=outcomes,
-        warnings=[*job.warnings, *warnings],
+        warnings=[*dict.fromkeys(job.warnings), *_once(told, len(used))],
         device=devices.describe(job.device),
     )
 
@@ -189,6 +189,14 @@ def _sources(atlases: Sequence[Source | tuple[sitk.Image, sitk.Image]], names: S
     if len(set(found)) < len(found):
         raise BadInput("Two atlases have one name.", "", "Give each a name of its own.")
     return out
+
+
+def _once(told: Sequence[tuple[str, str]], count: int) -> list[str]:
+    """What registrations warned of: each sentence once, with the atlases that it is about."""
+    found: dict[str, list[str]] = {}
+    for name, text in told:
+        found.setdefault(text, []).append(name)
+    return [f"{'Each atlas' if len(names) == count > 1 else ', '.join(names)}: {text}" for text, names in found.items()]
 
 
 def _none(outcomes: Sequence[Outcome]) -> MLIError:
@@ -310,7 +318,7 @@ class _Job:
             image, _ = one.source.load()
             score = selection.likeness(self.target, image, device=str(self.device), seed=self.seed, progress=progress)
         except (MLIError, RuntimeError, MemoryError) as error:
-            self._failed(one.outcome, error)
+            self._failed(one.outcome, error, progress)
             return None
         finally:
             one.outcome.seconds += time.monotonic() - started
@@ -385,13 +393,14 @@ class _Job:
         return cache.key(settings, self.fingerprint, one.image, one.labels)
 
     def _keep(self, key: str, entry: Entry) -> None:
-        if self.kept is None:
+        kept = self.kept
+        if kept is None:
             return
         try:
-            self.kept.put(key, entry)
+            kept.put(key, entry)
         except OSError as error:
-            self.warnings.append(cache.why_not(error, self.kept.folder))
-            self.kept = None
+            self.kept = None  # the next would fail alike
+            self.warnings.append(cache.why_not(error, kept.folder))
 
     def _useful(self, one: _Ready, entry: Entry, status: str, progress: Progress | None = None) -> Entry | None:
         """The entry, None where nothing of its labels lies in the target."""

@@ -64,7 +64,13 @@ class FuseRequest(Request):
     margin: float = setting(
         5.0, "Width by which the box goes beyond what any rater drew.", unit="mm", minimum=0.0, maximum=1000.0
     )
-    patch_radius: int = setting(2, "Radius of the patches that are compared.", unit="voxels", minimum=0, maximum=10)
+    patch_radius: int = setting(
+        2,
+        "Radius of the patches that are compared; 1 suits structures of a few voxels.",
+        unit="voxels",
+        minimum=1,
+        maximum=10,
+    )
     search_radius: int = setting(
         3, "Largest shift of an atlas that joint label fusion looks at.", unit="voxels", minimum=0, maximum=10
     )
