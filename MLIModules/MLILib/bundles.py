@@ -89,7 +89,16 @@ class Bundle:
     @property
     def is_registration(self) -> bool:
         """Whether it brings one image onto another."""
-        return "registration" in self.task.casefold()
+        return self.kind == "registration"
+
+    @property
+    def kind(self) -> str:
+        """ "registration", "classification", "regression", or else "segmentation", from its task."""
+        told = self.task.casefold()
+        for kind, mark in (("registration", "registration"), ("classification", "classif"), ("regression", "regress")):
+            if mark in told:
+                return kind
+        return "segmentation"
 
     @property
     def modality(self) -> str:
@@ -114,8 +123,8 @@ class Bundle:
 
     @property
     def labels(self) -> tuple[Label, ...]:
-        """The labels without the background; a registration model's outputs are none."""
-        if self.is_registration:
+        """The labels without the background; what a registration, classification or regression gives are none."""
+        if self.kind != "segmentation":
             return ()
         own = bundle_files.own_labels(self.metadata)
         names = self.output_channels[1:] if self.has_background else self.output_channels

@@ -11,7 +11,9 @@ import importlib
 from typing import Any, ClassVar
 
 from .anomaly.requests import AnomalyRequest, TrainAnomalyRequest
+from .classification.requests import TrainClassificationRequest
 from .errors import BadInput
+from .explanation.requests import AttackRequest, ExplainCheckRequest, ExplainLayersRequest, ExplainRequest
 from .fusion.requests import AtlasesCheckRequest, FuseRequest, TrainDeepStapleRequest
 from .progress import Progress
 from .registration.requests import RegisterRequest, TemplateRequest, TrainRegistrationRequest
@@ -94,6 +96,11 @@ REQUESTS: tuple[type[Request], ...] = (
     TrainDeepStapleRequest,
     AnomalyRequest,
     TrainAnomalyRequest,
+    ExplainRequest,
+    ExplainLayersRequest,
+    ExplainCheckRequest,
+    AttackRequest,
+    TrainClassificationRequest,
     ModelsListRequest,
     ModelsInfoRequest,
     ModelsImportRequest,

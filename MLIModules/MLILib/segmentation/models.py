@@ -123,6 +123,10 @@ def load(model: str, trust: Sequence[str] = ()) -> Model:
         raise BadInput(
             f"The model {bundle.name} registers images and does not segment.", "", "Use it with: mli register --model."
         )
+    if bundle.kind != "segmentation":
+        raise BadInput(
+            f"The model {bundle.name} is for {bundle.kind} and does not segment.", "", "Use it with: mli explain --model."
+        )
     key = (bundle.sha256, str(bundle.folder), bundle.trusted)
     if key in _kept:
         _kept.move_to_end(key)
