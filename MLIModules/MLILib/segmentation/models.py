@@ -125,7 +125,7 @@ def load(model: str, trust: Sequence[str] = ()) -> Model:
         )
     if bundle.kind != "segmentation":
         raise BadInput(
-            f"The model {bundle.name} is for {bundle.kind} and does not segment.", "", "Use it with: mli explain --model."
+            f"The model {bundle.name} is for {bundle.kind} and does not segment.", "", "Use it with: mli explain."
         )
     key = (bundle.sha256, str(bundle.folder), bundle.trusted)
     if key in _kept:
