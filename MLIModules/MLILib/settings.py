@@ -36,6 +36,7 @@ def setting(
     choices: tuple[str, ...] = (),
     positional: bool = False,
     metavar: str = "",
+    group: str = "",
 ) -> Any:
     """A dataclass field that carries what every door to the task needs to know about it.
 
@@ -50,6 +51,7 @@ def setting(
         choices: the allowed texts.
         positional: given on the command line without a flag.
         metavar: name of the value in the help.
+        group: heading under which the help lists it; "" is the first list.
     """
     if kind not in KINDS:
         msg = f"unknown kind of setting {kind!r}"
@@ -65,6 +67,7 @@ def setting(
         "choices": choices,
         "positional": positional,
         "metavar": metavar,
+        "group": group,
     }
     if default is _REQUIRED:
         return dataclasses.field(metadata=metadata)
@@ -79,6 +82,14 @@ def device_setting() -> Any:
         kind="device",
         metavar="auto|cpu|cuda|cuda:N|mps",
     )
+
+
+def setting_of(request: type[Request], name: str) -> Any:
+    """A field like one of another request, whose default and help are written there."""
+    field = next(f for f in dataclasses.fields(request) if f.name == name)
+    if field.default is dataclasses.MISSING:
+        return dataclasses.field(metadata=field.metadata)
+    return dataclasses.field(default=field.default, metadata=field.metadata)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +111,7 @@ class Setting:
     choices: tuple[str, ...]
     positional: bool
     metavar: str
+    group: str
 
     def checked(self, value: Any) -> Any:
         """`value` as this setting's type, or :class:`BadInput`."""

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from .anomaly.requests import AnomalyRequest, TrainAnomalyRequest
 from .classification.requests import TrainClassificationRequest
+from .cohort.requests import BatchSegmentRequest, CompareRequest
 from .errors import BadInput
 from .explanation.requests import AttackRequest, ExplainCheckRequest, ExplainLayersRequest, ExplainRequest
 from .fusion.requests import AtlasesCheckRequest, FuseRequest, TrainDeepStapleRequest
@@ -88,6 +89,8 @@ REQUESTS: tuple[type[Request], ...] = (
     SegmentRequest,
     TrainSegmentationRequest,
     EvaluateRequest,
+    BatchSegmentRequest,
+    CompareRequest,
     RegisterRequest,
     TemplateRequest,
     TrainRegistrationRequest,

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .. import tables
 from ..metrics import for_json
 from ..registration.summary import number
 from . import patterns
@@ -140,13 +141,7 @@ def table(found: Mapping[str, Any]) -> str:
             cells += [number(row[measure]) for measure in shown]
             cells += [number(weight) if weight is not None else ""] if weighed else []
             rows.append(cells)
-    texts = 2 if each else 1
-    wide = [max(len(row[i]) for row in rows) for i in range(len(heading))]
-    lines = []
-    for row in rows:
-        left = [cell.ljust(w) for cell, w in zip(row[:texts], wide[:texts], strict=True)]
-        lines.append("  ".join([*left, *(c.rjust(w) for c, w in zip(row[texts:], wide[texts:], strict=True))]))
-    lines.insert(1, "-" * len(lines[0]))
+    lines = [tables.grid(rows, texts=2 if each else 1)]
     agreement, region = found["agreement"], found["region"]
     size = " x ".join(str(n) for n in region["size"])
     together = (
@@ -160,7 +155,7 @@ def table(found: Mapping[str, Any]) -> str:
         f"Looked at: {'the whole image' if region['whole'] else 'a box'} of {size} voxels.",
         *found["notes"],
     ]
-    return "\n".join(line.rstrip() for line in lines)
+    return "\n".join(line.rstrip() for line in "\n".join(lines).split("\n"))
 
 
 _TITLES = {

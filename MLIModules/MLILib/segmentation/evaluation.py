@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .. import files, record
+from .. import files, record, tables
 from ..errors import BadInput
 from ..metrics import METRICS, compare_labels, for_json, mean, require_same_grid
 from ..progress import Progress
@@ -218,14 +218,14 @@ def format_table(result: Mapping[str, Any]) -> str:
     parts = []
     if "cases" in result:
         rows = [[case, *(_cell(m, found["mean"][m]) for m in _SHORT)] for case, found in result["cases"].items()]
-        parts.append(_grid([["Case, mean of labels", *_SHORT.values()], *rows]))
+        parts.append(tables.grid([["Case, mean of labels", *_SHORT.values()], *rows]))
         parts.append(f"Mean of {len(result['cases'])} case{'s' if len(result['cases']) > 1 else ''}")
     if len(labels) <= _TABLE_COLUMNS:
         rows = [[_heading(m, result), *(_cell(m, result[label][m]) for label in labels)] for m in METRICS]
-        parts.append(_grid([["", *labels], *rows]))
+        parts.append(tables.grid([["", *labels], *rows]))
     else:
         rows = [[label, *(_cell(m, result[label][m]) for m in _SHORT)] for label in labels]
-        parts.append(_grid([["Label", *_SHORT.values()], *rows]))
+        parts.append(tables.grid([["Label", *_SHORT.values()], *rows]))
         parts.append(f"Surface Dice at {result['tolerance_mm']:g} mm. All metrics are in the JSON result.")
     if any(_UNDEFINED in part for part in parts):
         parts.append(
@@ -246,15 +246,3 @@ def _cell(metric: str, value: float | None) -> str:
     if metric in ("tp", "fp", "tn", "fn"):
         return f"{value:,.0f}"
     return f"{value:.3f}" if metric.endswith("_ml") or "(mm)" in METRICS[metric] else f"{value:.4f}"
-
-
-def _grid(rows: Sequence[Sequence[str]]) -> str:
-    """Rows as text with aligned columns, the first to the left and the others to the right."""
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(
-            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])

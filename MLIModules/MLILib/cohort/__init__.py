@@ -1,0 +1,1 @@
+"""Cohorts: a model on many cases, and several models beside each other on the same cases."""
