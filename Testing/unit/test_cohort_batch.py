@@ -6,19 +6,18 @@ import csv
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from in_process import segment_here
 from tiny_bundle import write_tiny_bundle
 from tiny_dataset import write_dataset
 
 from MLILib import tasks
 from MLILib.cohort import batch
-from MLILib.cohort.pool import Finished, Job
 from MLILib.cohort.requests import BatchSegmentRequest
 from MLILib.errors import BadInput, Cancelled
 from MLILib.progress import Progress
@@ -27,7 +26,7 @@ from MLILib.progress import Progress
 class Cohort:
     """Three images, a model, and a folder for what comes of them."""
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         (folder / "in").mkdir()
         write_dataset(folder, 3)
@@ -35,7 +34,6 @@ class Cohort:
             path.rename(folder / "in" / path.name)
         self.model = str(write_tiny_bundle(folder / "tiny"))
         self.asked: list[str] = []
-        self._monkeypatch = monkeypatch
 
     def request(self, **changes: Any) -> BatchSegmentRequest:
         values = {"cohort": str(self.folder / "in"), "model": (self.model,), "output": str(self.folder / "out")}
@@ -44,21 +42,6 @@ class Cohort:
     def run(self, progress: Progress | None = None, **changes: Any) -> dict[str, Any]:
         return tasks.run(self.request(**changes), progress)
 
-    def in_process(self) -> None:
-        """Have the cases segmented here, which spares each test the start of a worker."""
-
-        def here(jobs: list[Job], workers: int, progress: Progress) -> Iterator[Finished]:
-            for job in jobs:
-                progress.check_cancelled()
-                self.asked.append(job.name)
-                try:
-                    result = tasks.run(tasks.request_class(job.task).from_json(json.loads(json.dumps(job.request))))
-                    yield Finished(job, result, None, 1.0)
-                except BadInput as error:
-                    yield Finished(job, None, error, 1.0)
-
-        self._monkeypatch.setattr(batch.pool, "run", here)
-
     def table(self) -> dict[str, dict[str, str]]:
         with open(self.folder / "out" / "cohort.csv", encoding="utf-8", newline="") as stream:
             return {row["case"]: row for row in csv.DictReader(stream)}
@@ -66,8 +49,8 @@ class Cohort:
 
 @pytest.fixture
 def cohort(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cohort:
-    made = Cohort(tmp_path, monkeypatch)
-    made.in_process()
+    made = Cohort(tmp_path)
+    made.asked = segment_here(monkeypatch)
     return made
 
 
@@ -158,8 +141,8 @@ def test_refusals_write_nothing(cohort: Cohort) -> None:
     assert cohort.asked == []
 
 
-def test_real_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cohort = Cohort(tmp_path, monkeypatch)
+def test_real_workers(tmp_path: Path) -> None:
+    cohort = Cohort(tmp_path)
     (tmp_path / "in" / "image_01.nii.gz").write_bytes(b"nonsense")
     result = cohort.run(workers=2)
     assert [row["status"] for row in result["cases"]] == ["done", "failed", "done"]
@@ -169,7 +152,7 @@ def test_real_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 class TestScheduler:
     def test_cases_go_to_its_workers(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         distributed = pytest.importorskip("distributed")
-        cohort = Cohort(tmp_path, monkeypatch)
+        cohort = Cohort(tmp_path)
         (tmp_path / "in" / "image_01.nii.gz").write_bytes(b"nonsense")
         monkeypatch.chdir(tmp_path)
         cluster = distributed.LocalCluster(

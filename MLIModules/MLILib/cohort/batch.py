@@ -80,13 +80,13 @@ def run(request: BatchSegmentRequest, progress: Progress) -> dict[str, Any]:
     todo = []
     for number, (name, one) in enumerate(wanted.items()):
         progress.fraction(number / len(wanted))
-        if not _known(one, rows[name], models, overwrite=request.overwrite):
+        if not known(one, rows[name], models, overwrite=request.overwrite):
             todo.append(Job(name, SegmentRequest.task, one.to_json()))
     progress.stage("Segmenting")
     try:
         with contextlib.closing(work(todo, request, progress)) as ended:
             for number, found in enumerate(ended, start=1):
-                _note(found, rows[found.job.name])
+                note(found, rows[found.job.name])
                 if found.error is not None:
                     progress.message(f"{found.job.name}: {found.error}")
                 progress.fraction(number / len(todo))
@@ -148,7 +148,7 @@ def _require_apart(cohort: Sequence[CohortCase], folder: Path, ending: str) -> N
         )
 
 
-def _known(request: SegmentRequest, row: Row, models: Sequence[bundles.Bundle], *, overwrite: bool) -> bool:
+def known(request: SegmentRequest, row: Row, models: Sequence[bundles.Bundle], *, overwrite: bool) -> bool:
     """Whether a file stands where the case's label map would; the row is filled where it does."""
     output = Path(request.output)
     if not output.exists():
@@ -191,7 +191,7 @@ def _same(noted: dict[str, Any], request: SegmentRequest, models: Sequence[bundl
     return all(Path(p).exists() for p in request.images) and images == [record.checksum(p) for p in request.images]
 
 
-def _note(ended: Finished, row: Row) -> None:
+def note(ended: Finished, row: Row) -> None:
     row.seconds = ended.seconds
     if ended.result is None:
         row.status, row.error = FAILED, str(ended.error)

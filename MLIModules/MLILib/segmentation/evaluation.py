@@ -84,7 +84,12 @@ def run(request: EvaluateRequest, progress: Progress) -> dict[str, Any]:
 
 
 def compare_files(
-    prediction: str | Path, reference: str | Path, names: Mapping[int, str] | None = None, tolerance_mm: float = 1.0
+    prediction: str | Path,
+    reference: str | Path,
+    names: Mapping[int, str] | None = None,
+    tolerance_mm: float = 1.0,
+    *,
+    reference_names: Mapping[int, str] | None = None,
 ) -> dict[str, Any]:
     """Compare two label maps, see :func:`MLILib.metrics.compare`.
 
@@ -95,6 +100,7 @@ def compare_files(
         reference: likewise, on the same grid; of two .seg.nrrd each may be cropped to its segments.
         names: names of label values; by default those in the files.
         tolerance_mm: tolerance of the surface Dice.
+        reference_names: names of the reference's label values, where they are not those of the prediction.
 
     Returns:
         The metrics of each label and their ``mean``; ``labels``, ``notes``, ``tolerance_mm``.
@@ -102,7 +108,8 @@ def compare_files(
     Raises:
         BadInput: a file is not a label map, or the grids differ.
     """
-    ours, theirs = label_files.read(prediction, names), label_files.read(reference, names)
+    ours = label_files.read(prediction, names)
+    theirs = label_files.read(reference, names if reference_names is None else reference_names)
     ours, theirs, note = label_files.on_one_grid(ours, theirs)
     notes = [note] if note else []
     require_same_grid(ours.grid, theirs.grid)

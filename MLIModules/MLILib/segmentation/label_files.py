@@ -89,15 +89,21 @@ def read(path: str | Path, names: Mapping[int, str] | None = None) -> LabelFile:
 def pair(ours: Sequence[Label], theirs: Sequence[Label]) -> tuple[list[tuple[str, Label | None, Label | None]], str]:
     """Which label of a prediction stands for which of a reference.
 
-    Labels with the same name are a pair. Of the rest, labels with the same value are one when at most one of them was
-    given a name, or when no names agree at all. What is left has no partner.
+    Labels with the same name are a pair, whatever their capitals. Of the rest, labels with the same value are one when
+    at most one of them was given a name, or when no names agree at all. What is left has no partner.
 
     Returns:
         A name with the label on each side, None where there is none; and a sentence for the reader when labels with
         different names were paired, else "".
     """
-    theirs_by_name = {label.name: label for label in theirs}
+    theirs_by_name = {label.name.casefold(): label for label in theirs} | {label.name: label for label in theirs}
     partner = {label: theirs_by_name.get(label.name) for label in ours}
+    exact = {other for other in partner.values() if other is not None}
+    for label in (label for label, other in partner.items() if other is None):
+        other = theirs_by_name.get(label.name.casefold())
+        if other is not None and other not in exact:
+            partner[label] = other
+            exact.add(other)
     agreed = any(other is not None for other in partner.values())
     taken = {other for other in partner.values() if other is not None}
     rest = [label for label in theirs if label not in taken]
