@@ -65,7 +65,8 @@ class Point:
 @dataclasses.dataclass(frozen=True)
 class Status:
     """What a running job shows: the stage, its fraction (0 to 1, or None), the seconds left, the last message, the
-    curve of what is optimised, from the beginning of the job, and how each atlas or rater fares, by name.
+    curve of what is optimised, from the beginning of the job, how each atlas or rater fares, by name, and the file of
+    the picture that a model in training drew last, with their number.
     """
 
     stage: str = ""
@@ -74,6 +75,7 @@ class Status:
     message: str = ""
     curve: tuple[Point, ...] = ()
     raters: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    samples: tuple[str, int] = ("", 0)
 
 
 #: A job: yields a call to the worker, a status to show, or None; returns its result.
@@ -351,7 +353,7 @@ class JobRunner:
 
     def _hear(self, job: Job, event: Event) -> None:
         kind = event["event"]
-        if kind in ("stage", "fraction", "message", "curve", "rater"):
+        if kind in ("stage", "fraction", "message", "curve", "rater", "samples"):
             if kind == "message":
                 job.messages.append(str(event["text"]))
             self._show(job, _heard(job.status, event))
@@ -448,7 +450,7 @@ def _heard(status: Status, event: Event) -> Status:
     """The status after an event of a running task."""
     kind = event["event"]
     if kind == "stage":
-        return Status(stage=str(event["name"]), fraction=0.0, curve=status.curve, raters=status.raters)
+        return dataclasses.replace(status, stage=str(event["name"]), fraction=0.0, eta=None, message="")
     if kind == "fraction":
         return dataclasses.replace(status, fraction=float(event["value"]), eta=event.get("eta"))
     if kind == "message":
@@ -458,6 +460,8 @@ def _heard(status: Status, event: Event) -> Status:
         return dataclasses.replace(status, curve=(*status.curve, point))
     if kind == "rater":
         return dataclasses.replace(status, raters={**status.raters, str(event["name"]): str(event["status"])})
+    if kind == "samples":
+        return dataclasses.replace(status, samples=(str(event["path"]), status.samples[1] + 1))
     return status
 
 

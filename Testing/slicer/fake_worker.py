@@ -29,6 +29,11 @@ def answer(number, task, request):
         say(id=number, event="result", result=register(number, request))
     elif task == "fuse":
         say(id=number, event="result", result=fuse(number, request))
+    elif task == "draw":
+        for path in request["pictures"]:
+            say(id=number, event="samples", path=path)
+        say(id=number, event="stage", name="Writing")
+        say(id=number, event="result", result={})
     elif task == "bad":
         error = {
             "kind": "BadInput",

@@ -82,6 +82,11 @@ class TestCalls:
         assert [(p.level, p.iteration) for p in curve] == [(level, i) for level in (1, 2) for i in range(10)]
         assert curve[0] == Point("Rigid", 1, 0, 1.0)
 
+    def test_pictures_of_a_training_are_relayed_and_told_apart(self, runner):
+        seen = []
+        runner.run(call("draw", pictures=["a.png", "a.png"]), progress=seen.append)
+        assert [status.samples for status in seen if status.samples[0]] == [("a.png", 1), ("a.png", 2), ("a.png", 2)]
+
     def test_the_worker_is_kept_for_the_next_job(self, runner):
         first, second = (runner.run(call("echo"))["pid"] for _ in range(2))
         assert first == second
