@@ -18,6 +18,7 @@ from MLILib.registration.presets import PRESETS
 from . import display, fusion_atlases, fusion_report, models
 from .fusion_report import State
 from .jobs import Call, Status, Steps
+from .widget import swatch
 
 #: Milliseconds between a change of the scene and a new look at its folders, so that loading looks once.
 _LATER = 100
@@ -25,8 +26,6 @@ _LATER = 100
 _ROWS = 8
 #: Rows that the table of trust shows at once.
 _RATERS = 12
-#: Pixels of the swatch before an atlas' name.
-_SWATCH = 10
 #: Colour of the swatch for each state, and the state in words.
 _STATES = {
     "waiting": ("#b0b0b0", _("waiting")),
@@ -293,7 +292,7 @@ class FusionPanel:
                 item = qt.QTableWidgetItem(cell)
                 item.setToolTip(f"{state.name}: {text}")
                 if column == 0:
-                    item.setIcon(_swatch(color))
+                    item.setIcon(swatch(color))
                 table.setItem(row, column, item)
             if state.status == "registering":
                 table.scrollToItem(table.item(row, 0))
@@ -368,9 +367,3 @@ class FusionPanel:
 def checkSteps(path: str) -> Steps:
     """The steps behind "Check"; their result is that of the task "atlases-check"."""
     return (yield Call("atlases-check", {"atlases": path}))
-
-
-def _swatch(color: str) -> Any:
-    picture = qt.QPixmap(_SWATCH, _SWATCH)
-    picture.fill(qt.QColor(color))
-    return qt.QIcon(picture)

@@ -5,6 +5,7 @@ Its .ui file names the widgets: modelComboBox, addModelButton, modelSummaryBrows
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,8 @@ from .jobs import Call, Steps
 class ModelChooser:
     """Mixin for a :class:`MLISlicerLib.widget.MLIWidget` whose parameter set has the parameter "model"."""
 
-    #: What the models are for: "segmentation" or "registration".
-    MODEL_TASK = "segmentation"
+    #: What the models are for: "segmentation", "registration" ..., or several of them.
+    MODEL_TASK: str | tuple[str, ...] = "segmentation"
 
     ui: Any
     job: Any
@@ -67,6 +68,20 @@ class ModelChooser:
         self.ui.modelCardBrowser.setMarkdown(card)
         self.ui.modelCardButton.visible = bool(card)
         self.ui.modelComboBox.toolTip = self._modelToolTip if model is None else model.title
+
+    def showChannels(self, model: models.Model | None) -> None:
+        """Show a chooser for each image that a model needs, of inputVolumeSelector, inputVolume2Selector ..."""
+        channels = model.channels if model is not None else ("",)
+        for number in itertools.count(1):
+            suffix = "" if number == 1 else str(number)
+            label = getattr(self.ui, f"inputVolume{suffix}Label", None)
+            if label is None:
+                return
+            shown = number <= max(1, len(channels))
+            label.visible = shown
+            getattr(self.ui, f"inputVolume{suffix}Selector").visible = shown
+            if shown:
+                label.text = _("Input volume:") if len(channels) < 2 else f"{channels[number - 1]}:"
 
     def onAddModel(self, zipped: bool) -> None:
         """Check a model of the user's and copy it to their models; one of the same name is replaced after asking."""

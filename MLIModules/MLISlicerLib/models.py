@@ -11,6 +11,7 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from slicer.i18n import tr as _
 
@@ -40,9 +41,8 @@ class Model:
 
     @property
     def task(self) -> str:
-        """What it is for: "registration", or else "segmentation"."""
-        told = str(self.bundle.metadata.get("task", "")).casefold()
-        return "registration" if "registration" in told else "segmentation"
+        """What it is for, see :attr:`MLILib.bundles.Bundle.kind`; a bundle that does not tell is for segmentation."""
+        return self.bundle.kind if self.bundle.metadata.get("task") else "segmentation"
 
     @property
     def channels(self) -> tuple[str, ...]:
@@ -50,12 +50,14 @@ class Model:
         return self.bundle.channels
 
 
-def known(task: str = "segmentation") -> dict[str, Model]:
+def known(task: str | tuple[str, ...] = "segmentation") -> dict[str, Model]:
     """The shipped and the imported models of a task, by name; one that cannot be read is left out, and logged.
 
     Args:
-        task: "segmentation" or "registration"; a bundle that does not say what it is for is for segmentation.
+        task: "segmentation", "registration", "classification" ..., or several of them; a bundle that does not say what
+            it is for is for segmentation.
     """
+    tasks = (task,) if isinstance(task, str) else task
     found: dict[str, Model] = {}
     for home in (folders.shipped(), folders.user()):
         if home is None or not home.is_dir():
@@ -64,15 +66,21 @@ def known(task: str = "segmentation") -> dict[str, Model]:
             if folder.name not in found and (folder / "configs" / "metadata.json").is_file():
                 try:
                     model = _read(folder, shipped=home == folders.shipped())
-                    if model.task != task:
+                    if model.task not in tasks:
                         continue
                     found[folder.name] = model
-                    if task == "segmentation":
+                    if model.task == "segmentation":
                         model.bundle.labels  # noqa: B018  incomplete metadata shows here
                 except (MLIError, ValueError, KeyError, TypeError, OSError) as error:
                     found.pop(folder.name, None)
                     logging.warning("The model in %s cannot be read: %s", folder, error)
     return found
+
+
+def labels_of(model: str) -> list[dict[str, Any]]:
+    """The labels of a model for segmentation, as :func:`MLISlicerLib.nodes.fill_segmentation` takes them; else none."""
+    found = known().get(model)
+    return [] if found is None else [dataclasses.asdict(label) for label in found.bundle.labels]
 
 
 def _read(folder: Path, *, shipped: bool) -> Model:
@@ -90,7 +98,9 @@ def summary(model: Model) -> str:
             for label in model.bundle.labels
         )
         lines.append(labels)
-    if model.task == "segmentation" and len(model.channels) > 1:
+    elif model.task in ("classification", "regression"):
+        lines.append(html.escape(", ".join(model.bundle.output_channels)))
+    if model.task != "registration" and len(model.channels) > 1:
         lines.append(_("Needs: {channels}").format(channels=html.escape(", ".join(model.channels))))
     intended = str(metadata.get("intended_use", ""))
     if intended:

@@ -239,6 +239,17 @@ class Scalars:
         self.array.SetNumberOfTuples(count)
         return numpy_support.vtk_to_numpy(self.array)
 
+    def components(self, voxels: int) -> int:
+        """How many values a voxel has, when there are so many voxels; the array is told."""
+        array = self.array
+        if array is None:
+            return 0
+        count = int(array.GetNumberOfValues()) // voxels
+        if count != array.GetNumberOfComponents():
+            array.SetNumberOfComponents(count)
+            array.SetNumberOfTuples(voxels)
+        return count
+
 
 def fill_volume(node: slicer.vtkMRMLScalarVolumeNode, scalars: Scalars, grid: Grid) -> None:
     """Give a volume node its voxels and put it where the grid lies."""

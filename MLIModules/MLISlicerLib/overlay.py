@@ -16,6 +16,7 @@ from slicer.i18n import tr as _
 from MLILib.errors import BadInput
 
 from . import display, nodes, transforms
+from .display import composites
 from .jobs import Status, Steps
 from .nodes import node_or_new
 
@@ -27,11 +28,6 @@ _SQUARES = 8
 _SAMPLES = 1 << 18
 #: Bins of a joint histogram along each axis, and pixels between the two.
 _BINS, _GAP = 96, 12
-
-
-def composites() -> list[Any]:
-    """What each slice view shows."""
-    return list(slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"))
 
 
 def show_pair(fixed: slicer.vtkMRMLVolumeNode, moving: slicer.vtkMRMLVolumeNode, opacity: float = OPACITY) -> None:

@@ -13,6 +13,7 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
+import qt
 import slicer
 import vtk
 from slicer.i18n import tr as _
@@ -28,6 +29,9 @@ from .parameters import ChoiceConnector, tooltip
 
 #: Colours of a line of the task "check": fine, a job would fail, worth knowing.
 _LIGHTS = {True: "#2e8b57", False: "#c0392b", None: "#d68910"}
+
+#: Pixels of a swatch.
+_SWATCH = 10
 
 
 class MLIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
@@ -320,7 +324,11 @@ class MLIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onShowRecordButton(self, checked: bool = False) -> None:
         """Show how the latest result of this parameter set was made."""
-        record = self._parameterNode.record
+        self.showRecord("record")
+
+    def showRecord(self, name: str) -> None:
+        """Show a run record, by the name of the parameter that holds it."""
+        record = getattr(self._parameterNode, name)
         slicer.util.infoDisplay(
             _("How this result was made, with the command that repeats it."),
             windowTitle=record.GetName(),
@@ -408,6 +416,13 @@ class MLIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def deviceConnector(self, comboBox: Any) -> ChoiceConnector:
         """Ties such a combo box to the parameter "device"."""
         return ChoiceConnector(comboBox)
+
+
+def swatch(color: str) -> Any:
+    """An icon of one colour, for an item of a list."""
+    picture = qt.QPixmap(_SWATCH, _SWATCH)
+    picture.fill(qt.QColor(color))
+    return qt.QIcon(picture)
 
 
 def checkSteps(device: str) -> Steps:

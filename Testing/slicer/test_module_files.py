@@ -22,7 +22,7 @@ ALLOWED_AT_FILE_SCOPE = {"slicer", "qt", "ctk", "vtk", "numpy", "SimpleITK", "ML
 LIGHT = {
     "tasks", "settings", "errors", "files", "progress", "folders", "bundles", "segmentation.requests",
     "registration.requests", "registration.presets", "registration.similarity_words", "fusion.requests",
-    "fusion.methods",
+    "fusion.methods", "explanation.requests", "explanation.methods", "explanation.choices", "explanation.badges",
 }  # fmt: skip
 #: Widgets that show what is in a scene.
 OF_NODES = ("qMRMLNodeComboBox", "qMRMLCheckableNodeComboBox", "qMRMLTableView")

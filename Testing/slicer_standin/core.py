@@ -127,8 +127,13 @@ class Core:
         self.layout_logic.SetMRMLScene(self.scene)
         self.layout_logic.GetLayoutNode().SetViewArrangement(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
         for index in range(self.scene.GetNumberOfNodesByClass("vtkMRMLSliceNode")):
-            logic = slicer.vtkMRMLSliceLogic()
-            logic.SetMRMLApplicationLogic(self.logic)
-            logic.SetMRMLScene(self.scene)
-            logic.SetSliceNode(self.scene.GetNthNodeByClass(index, "vtkMRMLSliceNode"))
-            self.slice_logics.AddItem(logic)
+            self.add_slice_logic(self.scene.GetNthNodeByClass(index, "vtkMRMLSliceNode"))
+
+    def add_slice_logic(self, node: Any) -> Any:
+        """Makes the logic of a slice view, and with it the node that says which volumes it shows."""
+        logic = slicer.vtkMRMLSliceLogic()
+        logic.SetMRMLApplicationLogic(self.logic)
+        logic.SetMRMLScene(self.scene)
+        logic.SetSliceNode(node)
+        self.slice_logics.AddItem(logic)
+        return logic

@@ -157,8 +157,12 @@ class qSlicerLayoutManager(QtCore.QObject):
         return [node for node in shown if node.IsA(class_name)]
 
     def _map_views(self) -> None:
-        """Tells the view nodes whether the layout shows them, as the views of a main window do."""
+        """Tells the view nodes whether the layout shows them; makes the slice views that a layout brings with it."""
         shown = self._mapped("vtkMRMLAbstractViewNode")
+        own = state(self)
+        for node in shown:
+            if node.IsA("vtkMRMLSliceNode") and node.GetLayoutName() not in own.slices:
+                own.slices[node.GetLayoutName()] = qMRMLSliceWidget(own.core.add_slice_logic(node))
         scene = self.mrmlScene()
         for index in range(scene.GetNumberOfNodesByClass("vtkMRMLAbstractViewNode")):
             node = scene.GetNthNodeByClass(index, "vtkMRMLAbstractViewNode")
