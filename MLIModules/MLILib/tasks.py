@@ -10,6 +10,7 @@ import dataclasses
 import importlib
 from typing import Any, ClassVar
 
+from .anomaly.normative_requests import NormativeRequest, TrainNormativeRequest
 from .anomaly.requests import AnomalyRequest, TrainAnomalyRequest
 from .classification.requests import TrainClassificationRequest
 from .cohort.requests import BatchSegmentRequest, CompareRequest
@@ -98,6 +99,8 @@ REQUESTS: tuple[type[Request], ...] = (
     AtlasesCheckRequest,
     TrainDeepStapleRequest,
     AnomalyRequest,
+    TrainNormativeRequest,
+    NormativeRequest,
     TrainAnomalyRequest,
     ExplainRequest,
     ExplainLayersRequest,

@@ -211,7 +211,7 @@ def draw(rows: Mapping[str, Curves], path: str | Path) -> None:
     """
     from ..registration.drawing import COLOURS, DPI, FAINT, GROUND, INK, LINE, new_figure
 
-    figure = new_figure(10.0, 4.6)
+    figure = new_figure(10.0, 4.8 + 0.22 * len(rows))
     left, right = figure.subplots(1, 2)
     for i, (name, one) in enumerate(rows.items()):
         style: dict[str, Any] = {
@@ -234,6 +234,6 @@ def draw(rows: Mapping[str, Curves], path: str | Path) -> None:
             word.set_color(INK)
         for side in ax.spines.values():
             side.set_color(LINE)
-        box = ax.legend(facecolor=GROUND, edgecolor=LINE, labelcolor=INK, fontsize=8)
-        box.set_alpha(0.8)
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.13)}
+        ax.legend(facecolor=GROUND, edgecolor=LINE, labelcolor=INK, fontsize=8, **below)
     figure.savefig(path, dpi=DPI, format="png")

@@ -147,7 +147,7 @@ def find(
         )
     inside = np.ones(values.shape, bool)
     if foreground is not None:
-        inside = sitk.GetArrayViewFromImage(eroded(foreground, erode_mm)) != 0
+        inside = sitk.GetArrayFromImage(eroded(foreground, erode_mm)) != 0
     elif erode_mm > 0:
         raise BadInput("There is no foreground to erode.", "", "Give a mask, or do not erode.")
     masks = [inside & (values >= threshold)]
