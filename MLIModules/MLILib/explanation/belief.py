@@ -1,8 +1,8 @@
 """Can an explanation be believed: its verdict, with the numbers behind it, and how it bears noise.
 
-The rule: the weights are drawn anew from the output to the input. If the map's magnitudes keep a rank correlation of
-1/2 or more with what they were, the map is nearer to an edge detector, which does not see the weights and keeps 1, than
-to chance, which keeps 0.
+The rule: the weights are drawn anew, layer by layer from the output to the input. If on the way the map's magnitudes
+keep a mean rank correlation of 1/2 or more with what they were, the map is nearer to an edge detector, which does not
+see the weights and keeps 1, than to chance, which keeps 0.
 """
 
 from __future__ import annotations
@@ -17,12 +17,9 @@ from torch import nn
 from ..errors import BadInput
 from ..progress import Progress
 from .controls import edge_map, random_map, rank_correlation
+from .methods import EDGES, REACTS
 from .randomisation import Correlation, Method, weight_randomisation
 from .scoring import Score, require_evaluation, require_image, scores
-
-REACTS = "reacts to the model"
-EDGES = "edge detector"
-NOT_TESTED = "not tested"
 
 #: Half-way between a random map's correlation, 0, and an edge detector's, 1.
 LIMIT = 0.5
@@ -34,7 +31,8 @@ class Verdict:
 
     Attributes:
         badge: :data:`REACTS` or :data:`EDGES`.
-        left: rank correlation of the map's magnitudes with what they were, all weights drawn anew.
+        left: rank correlation of the map's magnitudes with what they were, mean over the cascade.
+        end: the same at its end, all weights drawn anew: what no method should keep, for even the first layer is new.
         edges: rank correlation of the map's magnitudes with the image's edges, weights as trained.
         chance: the same with a random map.
         layers: what was left after each layer, from the output to the input.
@@ -42,6 +40,7 @@ class Verdict:
 
     badge: str
     left: float
+    end: float
     edges: float
     chance: float
     layers: tuple[Correlation, ...]
@@ -49,8 +48,13 @@ class Verdict:
     @property
     def sentence(self) -> str:
         """The verdict with its reason."""
-        kept = f"{self.left:.2f} of the map's ranks are left when all weights are drawn anew"
-        return f"{self.badge}: {kept} (below {LIMIT:g} it reacts to the model)"
+        return f"{self.badge}: {reason(self.left)}"
+
+
+def reason(left: float) -> str:
+    """Of a badge, a sentence."""
+    kept = f"the map keeps a rank correlation of {left:.2f} while the weights are drawn anew from output to input"
+    return f"{kept} ({'at least' if left >= LIMIT else 'below'} {LIMIT:g})"
 
 
 def verdict(
@@ -59,6 +63,7 @@ def verdict(
     method: Method,
     *,
     draws: int = 2,
+    measured: int = 0,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Verdict:
@@ -69,6 +74,7 @@ def verdict(
         image: (N, C, *shape); more images make a firmer verdict.
         method: (network, image) to a map (N, C or 1, *shape).
         draws: how often the weights are drawn.
+        measured: after how many layers the map is made again; 0 after each.
         seed: of the first draw.
         progress: told how far it is.
 
@@ -82,14 +88,15 @@ def verdict(
             "Its map is the same everywhere.",
             "Choose a target that the network's output depends on.",
         )
-    layers = weight_randomisation(network, image, method, draws=draws, seed=seed, progress=progress)
+    layers = weight_randomisation(network, image, method, measured=measured, draws=draws, seed=seed, progress=progress)
     controls = [
         [rank_correlation(one.sum(0), other[0]) for one, other in zip(before, control, strict=True)]
         for control in (edge_map(image), random_map(image, seed))
     ]
     edges, chance = (math.fsum(values) / len(values) for values in controls)
-    left = layers[-1].magnitude
-    return Verdict(EDGES if left >= LIMIT else REACTS, left, edges, chance, tuple(layers))
+    left = math.fsum(layer.magnitude for layer in layers) / len(layers)
+    badge = EDGES if left >= LIMIT else REACTS
+    return Verdict(badge, left, layers[-1].magnitude, edges, chance, tuple(layers))
 
 
 @dataclass(frozen=True)

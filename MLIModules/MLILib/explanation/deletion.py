@@ -60,7 +60,7 @@ def perturbation_curves(
     *,
     kind: Literal["deletion", "insertion"] = "deletion",
     steps: int = 32,
-    fill: Fill = "constant",
+    fill: Fill | torch.Tensor = "constant",
     value: float = 0.0,
     sigma: float = 4.0,
     memory: int | None = None,

@@ -19,13 +19,15 @@ Fill = Literal["constant", "mean", "blur"]
 FILLS: tuple[Fill, ...] = get_args(Fill)
 
 
-def filled(image: torch.Tensor, fill: Fill = "constant", *, value: float = 0.0, sigma: float = 4.0) -> torch.Tensor:
+def filled(
+    image: torch.Tensor, fill: Fill | torch.Tensor = "constant", *, value: float = 0.0, sigma: float = 4.0
+) -> torch.Tensor:
     """The image without what it shows.
 
     Args:
         image: (N, C, *shape).
         fill: "constant" is `value` everywhere, "mean" the mean of each channel of each image, "blur" the image under a
-            Gaussian.
+            Gaussian; or an image of the same shape, which stands for it.
         value: intensity, as the network sees it, of the constant.
         sigma: standard deviation in voxels of the Gaussian.
 
@@ -34,7 +36,13 @@ def filled(image: torch.Tensor, fill: Fill = "constant", *, value: float = 0.0, 
 
     Raises:
         BadInput: there is no such fill, or a number makes none.
+        ValueError: an image of another shape.
     """
+    if isinstance(fill, torch.Tensor):
+        if fill.shape != image.shape:
+            msg = f"a fill of {tuple(fill.shape)} does not stand for an image of {tuple(image.shape)}"
+            raise ValueError(msg)
+        return fill.to(image)
     if fill == "constant":
         if not math.isfinite(value):
             raise BadInput(f"An image cannot be filled with {value}.", "", "Give a finite intensity.")

@@ -29,7 +29,7 @@ def occlusion(
     *,
     window: int | Sequence[int] = 8,
     stride: int | Sequence[int] = 4,
-    fill: Fill = "constant",
+    fill: Fill | torch.Tensor = "constant",
     value: float = 0.0,
     sigma: float = 4.0,
     each_channel: bool = False,

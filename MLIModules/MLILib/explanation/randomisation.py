@@ -74,18 +74,21 @@ def learned_layers(network: nn.Module, image: torch.Tensor) -> list[str]:
 
 @torch.no_grad()
 def draw_anew(layer: nn.Module, generator: torch.Generator) -> None:
-    """Draw a layer's own parameters from normal distributions with mean 0 and each tensor's own root mean square.
+    """Draw a layer's own parameters from normal distributions with each tensor's own mean and standard deviation.
 
     The scale is kept, so that activations neither vanish nor explode beyond what the statistics of normalisation layers
-    were made for.
+    were made for; so is the mean, without which a normalisation's factors, all near 1, would turn channels round. A
+    tensor of one number is drawn with mean 0 and its magnitude as standard deviation.
 
     Args:
         layer: is changed in place; the modules in it are not.
         generator: on the CPU.
     """
     for parameter in layer.parameters(recurse=False):
-        scale = float(parameter.double().square().mean().sqrt())
-        parameter.copy_(scale * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+        values = parameter.detach().double()
+        mean = float(values.mean()) if values.numel() > 1 else 0.0
+        scale = float(values.std(correction=0)) if values.numel() > 1 else abs(float(values))
+        parameter.copy_(mean + scale * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
 
 
 def weight_randomisation(
@@ -95,6 +98,7 @@ def weight_randomisation(
     *,
     cascading: bool = True,
     layers: Sequence[str] | None = None,
+    measured: int = 0,
     draws: int = 1,
     seed: int = 0,
     progress: Progress | None = None,
@@ -107,12 +111,14 @@ def weight_randomisation(
         method: the explanation.
         cascading: draw all layers from the output down to each layer; else that layer alone.
         layers: names of the layers to draw, in any order; by default all that have parameters.
+        measured: after how many of them the map is made again, evenly from output to input and always after the last;
+            0 after each.
         draws: how often each is repeated with other numbers.
         seed: of the first draw.
         progress: told how far it is.
 
     Returns:
-        One entry for each layer, from the output to the input.
+        One entry for each layer that was measured, from the output to the input.
 
     Raises:
         BadInput: a layer that the network does not have, or one without parameters.
@@ -125,6 +131,7 @@ def weight_randomisation(
         raise BadInput(f"{draws} draws are none.", "", "Draw at least once.")
     progress = progress or Progress()
     before = method(network, image)
+    looked_at = _evenly(chosen, measured)
     signed: dict[str, list[float]] = {name: [] for name in chosen}
     magnitude: dict[str, list[float]] = {name: [] for name in chosen}
     for draw in range(draws):
@@ -135,11 +142,13 @@ def weight_randomisation(
             if not cascading:
                 changed = copy.deepcopy(network)
             draw_anew(changed.get_submodule(name), generator)
+            if name not in looked_at:
+                continue
             after = method(changed, image)
             signed[name] += correlations(before, after)
             magnitude[name] += correlations(before.abs(), after.abs())
     progress.fraction(1.0)
-    return [Correlation(name, _mean(signed[name]), _mean(magnitude[name])) for name in chosen]
+    return [Correlation(name, _mean(signed[name]), _mean(magnitude[name])) for name in chosen if name in looked_at]
 
 
 def label_randomisation(
@@ -173,6 +182,13 @@ def correlations(first: torch.Tensor, second: torch.Tensor) -> list[float]:
         msg = f"maps of {tuple(first.shape)} and {tuple(second.shape)} cannot be compared"
         raise ValueError(msg)
     return [rank_correlation(one, other) for one, other in zip(first, second, strict=True)]
+
+
+def _evenly(names: Sequence[str], count: int) -> set[str]:
+    """So many of the names, evenly, with the last one; all for 0."""
+    if not 0 < count < len(names):
+        return set(names)
+    return {names[round((i + 1) * len(names) / count) - 1] for i in range(count)}
 
 
 def _chosen(there: list[str], layers: Sequence[str] | None) -> list[str]:

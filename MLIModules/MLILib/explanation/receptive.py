@@ -115,7 +115,35 @@ def receptive_size(network: nn.Module, image: torch.Tensor, *, layer: str | None
 
     Args, raises as :func:`receptive_field`.
     """
-    found, value = _place(network, image, layer)
+    return _largest(*_place(network, image, layer))
+
+
+def receptive_sizes(network: nn.Module, image: torch.Tensor) -> dict[str, tuple[int, ...]]:
+    """As :func:`receptive_size` of every layer that has voxels and depends on the image; the output's under "".
+
+    Args:
+        network: in evaluation mode; run once.
+        image: (N, C, *shape): only its shape matters.
+    """
+    require_evaluation(network)
+    require_image(image)
+    found = trace(network, image[:1])
+    values = {call.module: call.output for call in found.calls} | {"": found.output}
+    sizes: dict[str, tuple[int, ...]] = {}
+    known: dict[int, tuple[int, ...]] = {}
+    for name, value in values.items():
+        if value is None or len(value.shape) != image.ndim:
+            continue
+        if value.number not in known:
+            try:
+                known[value.number] = _largest(found, value)
+            except BadInput:  # it does not depend on the image
+                continue
+        sizes[name] = known[value.number]
+    return sizes
+
+
+def _largest(found: Trace, value: Value) -> tuple[int, ...]:
     centre = [n // 2 for n in value.shape[2:]]
     sizes = [
         _field(found, value, [(c + phase, c + phase) for c in centre]).box.size

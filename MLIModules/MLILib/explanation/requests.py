@@ -103,9 +103,9 @@ class ExplainRequest(Request):
     # a reader, `score`, `voxels` summed over, `point_ras` or None), `prediction` (a list of `value`, `name` and
     # `score`, with `probability` for classes or `voxels` for labels), `layer` ("" for none), `unit` (None for all),
     # `display` (`low` and `high`: a robust window, symmetric round 0 if signed; `minimum`, `maximum`, `sum`),
-    # `completeness_error` (integrated gradients; else None), `parts` (ablation: a list of `part`, `name`, `fall`),
-    # `curve` (inversion: `title`, `x`, `y`; else None), `windows` (how many went through the network), `window`
-    # (their size, network's voxels), `receptive_field` (with a point and a segmentation model, else None:
+    # `completeness_error` and `steps` (integrated gradients; else None), `parts` (ablation: a list of `part`, `name`,
+    # `fall`), `curve` (inversion: `title`, `x`, `y`; else None), `windows` (how many went through the network),
+    # `window` (their size, network's voxels), `receptive_field` (with a point and a segmentation model, else None:
     # `theoretical` and `effective`, each a box with `center_ras` and `size_mm` along `axes_ras` (three rows, unit
     # vectors), `voxels`, and for the effective one `share` of the energy), `memory` (`estimated` and `free`, bytes),
     # `device`, `seconds`, `stages`, `warnings`, `model`, `text`.
@@ -135,7 +135,11 @@ class ExplainRequest(Request):
         4.0, "Standard deviation of the blurred baseline.", unit="voxels", minimum=0.1, maximum=100.0
     )  # fmt: skip
     steps: int = setting(
-        50, "Steps of integrated gradients, inversion and DeepDream (of each octave).", minimum=1, maximum=10000
+        0,
+        "Steps of integrated gradients, inversion, and DeepDream (of each octave); 0 takes as many as it needs: 50 and "
+        "more until the completeness error is below 1 %, 300 and 20.",
+        minimum=0,
+        maximum=10000,
     )
     samples: int = setting(25, "Noisy copies of SmoothGrad.", minimum=1, maximum=1000)
     noise: float = setting(
@@ -228,15 +232,17 @@ class ExplainCheckRequest(Request):
 
     # The result has: `methods`, a list with, for each, `method`, `title`, `badge` ("reacts to the model", "edge
     # detector" or "not tested"), `reason` (of the badge, a sentence), `left` (rank correlation of the map's
-    # magnitudes with what they were, all weights drawn anew), `edges` and `chance` (the same with the image's edges
-    # and with a random map, weights as trained), `layers` (cascade from output to input: `layer`, `signed`,
-    # `magnitude`), `labels` (what is left when the model has learned random labels; None without --untaught),
-    # `completeness_error` (integrated gradients, mean; else None), `deletion` and `insertion` (`fractions`, `scores`:
-    # mean over the cases, 1 for the whole image and 0 for the baseline; `area`, `areas` of each case, `p_random` and
-    # `p_edges`: chance of areas that much better than the controls', None for one case), `sensitivity` (`radius` in
-    # the image's intensities as the network sees them, `largest`, `correlation`: means), `seconds`; `controls`
-    # ("random map", "edge detector", the same keys as far as they apply); `cases`, `target`, `layer`, `device`,
-    # `seconds`, `stages`, `warnings`, `model`, `output`, `text`.
+    # magnitudes with what they were, mean over the cascade), `end` (the same, all weights drawn anew), `edges` and
+    # `chance` (the same with the image's edges and with a random map, weights as trained), `layers` (cascade from
+    # output to input: `layer`, `signed`, `magnitude`), `labels` (rank correlation with the map of a model that has
+    # learned random labels; None without --untaught), `completeness_error` (integrated gradients, mean; else None),
+    # `deletion` and `insertion` (`fractions`, `scores`: probability of the class, or mean probability of the label in
+    # its region, or a regression's number, mean over the cases; `area`, `areas` of each case, `p_random` and
+    # `p_edges`: chance of areas that much better than the controls', None for one case), `sensitivity` (`radius`, a
+    # share of the range, `largest`, `correlation`: means; None if left out), `seconds` for one map; `controls`
+    # ("random map", "edge detector": `title`, `left`, `deletion`, `insertion`); `cases`, `targets` (a text each),
+    # `layer`, `warnings`, `device`, `seconds`, `stages`, `model`, `output`, `text`. A method that could not be tested
+    # has None for all numbers.
 
     task: ClassVar[str] = "explain-check"
     words: ClassVar[tuple[str, ...]] = ("explain-check",)
@@ -270,16 +276,22 @@ class ExplainCheckRequest(Request):
     device: str = device_setting()
     baseline: str = _baseline()
     draws: int = setting(2, "How often the weights are drawn anew.", minimum=1, maximum=100)
-    every: int = setting(
-        0, "Of the cascade measure about so many layers, evenly from output to input; 0 measures all.",
+    steps: int = setting(
+        20, "Steps of integrated gradients and copies of SmoothGrad, in the maps that are compared.",
+        minimum=1, maximum=1000,
+    )  # fmt: skip
+    layers: int = setting(
+        6, "The map is made again after so many layers of the cascade, evenly from output to input; 0 for each.",
         minimum=0, maximum=10000,
     )  # fmt: skip
-    curve_steps: int = setting(32, "Steps of the deletion and insertion curves.", minimum=2, maximum=1000)
+    curve_steps: int = setting(
+        16, "Steps of the deletion and insertion curves; 0 leaves them out.", minimum=0, maximum=1000
+    )
     radius: float = setting(
         0.02, "Largest change by noise that sensitivity is measured with, a share of the image's range.",
         minimum=1e-6, maximum=1.0,
     )  # fmt: skip
-    noise_draws: int = setting(5, "Noisy images of the sensitivity; 0 leaves it out.", minimum=0, maximum=1000)
+    noise_draws: int = setting(3, "Noisy images of the sensitivity; 0 leaves it out.", minimum=0, maximum=1000)
     crop: tuple[int, ...] = _crop()
     seed: int = setting(0, "Seed of weights, noise and controls.", minimum=0, maximum=2**31 - 1)
     trust: tuple[str, ...] = _trust()

@@ -121,6 +121,32 @@ class Voxel:
         return output[place]
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class WeightedSum:
+    """The score of one label, summed over voxels that count differently, as those of a blended window do.
+
+    Attributes:
+        label: channel of the output, from 0; of an output with one channel (a lone foreground) it is 1.
+        weights: of each voxel on the output's grid, (*shape).
+    """
+
+    label: int
+    weights: torch.Tensor
+
+    def __call__(self, output: torch.Tensor) -> torch.Tensor:
+        """(N, labels, *shape) to (N,).
+
+        Raises:
+            BadInput: no such label, or weights on another grid.
+        """
+        channel = _label_channel(output, self.label)
+        if self.weights.shape != output.shape[2:]:
+            raise BadInput(f"The weights have shape {tuple(self.weights.shape)}, but the model's output has "
+                           f"{tuple(output.shape)}.", "They lie on another grid.",
+                           "Resample them onto the model's output grid.")  # fmt: skip
+        return (output[:, channel] * self.weights.to(output)).flatten(1).sum(1)
+
+
 @dataclasses.dataclass(frozen=True)
 class Output:
     """One number of a regression.

@@ -26,7 +26,7 @@ from .. import files, geometry, images, record
 from ..errors import BadInput, OutOfMemory
 from ..geometry import Grid
 from ..progress import Progress
-from . import models, outputs, tiles
+from . import ensembles, models, outputs, tiles
 from .models import Model
 from .outputs import Segmentation
 from .postprocessing import Postprocessing
@@ -54,7 +54,7 @@ def run(request: SegmentRequest, progress: Progress) -> dict[str, Any]:
     resolved = devices.resolve(request.device)
     memory = record.PeakMemory(str(resolved))
     progress.stage("Reading")
-    chosen = [models.load(name, request.trust) for name in request.model]
+    chosen = [models.load(name, request.trust) for name in ensembles.expanded(request.model)]
     pictures = [images.read(path) for path in request.images]
     names = list(request.images)
     result = _segment(
@@ -69,7 +69,9 @@ def run(request: SegmentRequest, progress: Progress) -> dict[str, Any]:
             probabilities=bool(request.probabilities),
             uncertainty=bool(request.uncertainty),
             vote=request.ensemble == "vote",
+            weights=model_weights(chosen, request.ensemble, request.weights),
         ),
+        missing=request.missing,
         keep_largest=request.keep_largest,
         tile=request.tile,
         overlap=request.overlap,
@@ -114,6 +116,8 @@ def segment(
     probabilities: bool = False,
     uncertainty: bool = False,
     ensemble: str = "mean",
+    weights: Sequence[float] = (),
+    missing: Sequence[str] = (),
     keep_largest: bool = False,
     tile: Sequence[int] = (),
     overlap: float = 0.5,
@@ -131,7 +135,9 @@ def segment(
         tta: average over mirror images along the axes the model was mirrored along in training, else all axes.
         mc_dropout: samples of Monte-Carlo dropout, 0 is off.
         probabilities, uncertainty: whether to return those volumes.
-        ensemble: "mean" of probabilities, or majority "vote".
+        ensemble: "mean" of probabilities, "weighted" mean, or majority "vote".
+        weights: of the models; by default of a weighted mean their validation Dice.
+        missing: names of channels that there is no image of, for models that were trained to do without.
         keep_largest: keep only the largest connected component of each label.
         tile: window in voxels along the model's axes; by default the model's.
         overlap: of neighbouring windows, a fraction.
@@ -148,13 +154,23 @@ def segment(
     """
     pictures = [image] if isinstance(image, sitk.Image) else list(image)
     names = ["The image"] if len(pictures) == 1 else [f"Image {i + 1}" for i in range(len(pictures))]
-    chosen = [models.load(name, trust) for name in ([model] if isinstance(model, str) else model)]
+    names_of_models = ensembles.expanded([model] if isinstance(model, str) else model)
+    chosen = [models.load(name, trust) for name in names_of_models]
     return _segment(
         pictures,
         names,
         chosen,
         devices.resolve(device),
-        Wanted(tta, mc_dropout, seed, probabilities, uncertainty, ensemble == "vote"),
+        Wanted(
+            tta,
+            mc_dropout,
+            seed,
+            probabilities,
+            uncertainty,
+            ensemble == "vote",
+            model_weights(chosen, ensemble, weights),
+        ),
+        missing=missing,
         keep_largest=keep_largest,
         tile=tile,
         overlap=overlap,
@@ -169,6 +185,7 @@ def _segment(
     device: torch.device,
     wanted: Wanted,
     *,
+    missing: Sequence[str] = (),
     keep_largest: bool,
     tile: Sequence[int],
     overlap: float,
@@ -178,7 +195,9 @@ def _segment(
     """As :func:`segment`, of models already found; `release_images` empties `pictures` as soon as they are copied."""
     started = time.monotonic()
     _check_models(chosen)
-    _check_images(pictures, names, chosen)
+    if missing:
+        pictures, names = _with_blanks(pictures, names, chosen, missing)
+    check_images(pictures, names, chosen, blank=missing)
     grid = Grid.of(pictures[0])
     tilings = [model.tiling_for(tile, overlap) for model in chosen]
     warnings: list[str] = []
@@ -248,8 +267,71 @@ def _decision(model: Model) -> str:
     return (model.post or model.default_post).decision
 
 
-def _check_images(pictures: Sequence[sitk.Image], names: Sequence[str], chosen: Sequence[Model]) -> None:
-    """Raise :class:`BadInput` for images that are unusable, do not share a grid, or are not what a model takes."""
+def model_weights(chosen: Sequence[Model], ensemble: str, given: Sequence[float]) -> tuple[float, ...]:
+    """The weights of an ensemble's models; () weighs them alike.
+
+    Raises:
+        BadInput: another number of weights than models, or a model whose validation Dice is not known.
+    """
+    if given:
+        if ensemble == "mean":
+            raise BadInput("Weights are given for a plain mean.", "", "Add --ensemble weighted, or vote.")
+        if len(given) != len(chosen):
+            raise BadInput(f"{len(given)} weights are given for {len(chosen)} models.", "", "Give one a model.")
+        return tuple(float(w) for w in given)
+    if ensemble != "weighted":
+        return ()
+    known = [model.bundle.metadata.get("mli", {}).get("validation_dice") for model in chosen]
+    unknown = [m.bundle.name for m, dice in zip(chosen, known, strict=True) if not isinstance(dice, int | float)]
+    if unknown:
+        raise BadInput(
+            f"It is not known how good {', '.join(unknown)} was in validation.",
+            "Its metadata hold no validation Dice.",
+            "Give the models' weights with --weights.",
+        )
+    return tuple(float(dice) for dice in known)
+
+
+def _with_blanks(
+    pictures: Sequence[sitk.Image], names: Sequence[str], chosen: Sequence[Model], missing: Sequence[str]
+) -> tuple[list[sitk.Image], list[str]]:
+    """The images with an empty one in place of each channel that is missing: it is normalised to zeros."""
+    channels = chosen[0].bundle.channels
+    for model in chosen:
+        if model.bundle.channels != channels or not model.bundle.metadata.get("mli", {}).get("modality_dropout"):
+            raise BadInput(
+                f"The model {model.bundle.name} needs all of its channels ({', '.join(model.bundle.channels)}).",
+                "It was not trained to do without.",
+                "Train one with --modality-dropout 0.3, or give all images.",
+            )
+    unknown = [name for name in missing if name not in channels]
+    if unknown or len(set(missing)) == len(channels):
+        raise BadInput(
+            f"The channels {', '.join(missing)} cannot be missing.",
+            f"The model's channels are {', '.join(channels)}.",
+            "Name channels of it, and give an image of one at least.",
+        )
+    given = list(zip(pictures, names, strict=True))
+    if len(given) != len(channels) - len(set(missing)):
+        raise BadInput(
+            f"{len(given)} images are given for {len(channels) - len(set(missing))} channels.",
+            f"The channels are {', '.join(channels)}, of which {', '.join(missing)} are missing.",
+            "Give one image for each of the others, in this order.",
+        )
+    empty = sitk.Image(pictures[0].GetSize(), sitk.sitkFloat32)
+    empty.CopyInformation(pictures[0])
+    filled = [(empty, name) if name in missing else given.pop(0) for name in channels]
+    return [picture for picture, _ in filled], [name for _, name in filled]
+
+
+def check_images(
+    pictures: Sequence[sitk.Image], names: Sequence[str], chosen: Sequence[Model], blank: Sequence[str] = ()
+) -> None:
+    """Raise :class:`BadInput` for images that are unusable, do not share a grid, or are not what a model takes.
+
+    Args:
+        blank: names of images that are empty because there is none.
+    """
     for picture, name in zip(pictures, names, strict=True):
         if picture.GetNumberOfComponentsPerPixel() > 1 or picture.GetDimension() > 3:
             raise BadInput(
@@ -257,7 +339,8 @@ def _check_images(pictures: Sequence[sitk.Image], names: Sequence[str], chosen: 
                 f"It is {picture.GetDimension()}-D with {picture.GetNumberOfComponentsPerPixel()} values a voxel.",
                 "Give one scalar 2-D or 3-D image a channel.",
             )
-        images.check(picture, name)
+        if name not in blank:
+            images.check(picture, name)
     for picture, name in zip(pictures[1:], names[1:], strict=True):
         if not geometry.same_grid(pictures[0], picture):
             raise BadInput(

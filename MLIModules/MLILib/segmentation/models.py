@@ -112,20 +112,25 @@ class Model:
 _kept: OrderedDict[tuple[str, str, bool], Model] = OrderedDict()
 
 
-def load(model: str, trust: Sequence[str] = ()) -> Model:
+def load(model: str, trust: Sequence[str] = (), kinds: Sequence[str] = ("segmentation",)) -> Model:
     """The model called `model`, its transforms made, its network not yet.
 
+    Args:
+        model: a name, folder or zip.
+        trust: see :func:`MLILib.bundles.find`.
+        kinds: what it may be for, see :attr:`MLILib.bundles.Bundle.kind`.
+
     Raises:
-        BadInput: unknown, incomplete or unsafe, see :mod:`MLILib.bundles`.
+        BadInput: unknown, incomplete or unsafe, see :mod:`MLILib.bundles`; or for something else.
     """
     bundle = bundles.find(model, trust=trust)
-    if bundle.is_registration:
+    if bundle.is_registration and "registration" not in kinds:
         raise BadInput(
             f"The model {bundle.name} registers images and does not segment.", "", "Use it with: mli register --model."
         )
-    if bundle.kind != "segmentation":
+    if bundle.kind not in kinds:
         raise BadInput(
-            f"The model {bundle.name} is for {bundle.kind} and does not segment.", "", "Use it with: mli explain."
+            f"The model {bundle.name} is for {bundle.kind}, not for {' or '.join(kinds)}.", "", "Choose another model."
         )
     key = (bundle.sha256, str(bundle.folder), bundle.trusted)
     if key in _kept:

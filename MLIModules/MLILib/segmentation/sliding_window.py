@@ -145,7 +145,7 @@ class Field:
         if flips:  # the mirrored image is padded, so the padding is mirrored, too
             padding = tuple(p[::-1] if i in flips else p for i, p in enumerate(padding))
         self._shift = [p[0] for p in padding]
-        self._image = _padded(image, padding, tiling)
+        self._image = padded(image, padding, tiling)
         whole = tuple((0, n) for n in size)
         box = whole if box is None else box
         self._box = tuple((a + s, b + s) for (a, b), s in zip(box, self._shift, strict=True))
@@ -309,7 +309,8 @@ def sliding_window(image: torch.Tensor, predict: Predict, tiling: Tiling, **opti
     return field.read(first, stop)
 
 
-def _padded(image: torch.Tensor, padding: Sequence[tuple[int, int]], tiling: Tiling) -> torch.Tensor:
+def padded(image: torch.Tensor, padding: Sequence[tuple[int, int]], tiling: Tiling) -> torch.Tensor:
+    """An image (channel, *spatial) with voxels added before and after, as the tiling wants them."""
     if not any(a or b for a, b in padding):
         return image
     flat = [n for pair in reversed(padding) for n in pair]

@@ -1,0 +1,332 @@
+"""Writing a trained classifier as a complete MONAI bundle, measured on images that had no part in the training."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import datetime
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import monai
+import numpy as np
+import torch
+
+from .. import bundles
+from ..bundle_files import SCHEMA
+from ..progress import Progress, duration
+from ..segmentation.bundle_writer import machine, package_version, portable, replace_file, write_json, write_rows
+from ..segmentation.preparation import prepare
+from .figures import Figures, measure
+from .medmnist import Part
+from .requests import TrainClassificationRequest
+
+if TYPE_CHECKING:
+    from .training import Trained
+
+
+def write(
+    folder: Path,
+    trained: Trained,
+    request: TrainClassificationRequest,
+    words: Mapping[str, Any],
+    test: Part | None,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Write the bundle into `folder`, measure it on `test` through its own preprocessing, write its card.
+
+    Args:
+        folder: made if absent.
+        trained: from :func:`MLILib.classification.training.fit`.
+        request: what was asked.
+        words: what the user says of the model, see :func:`MLILib.segmentation.bundle_writer.read_words`.
+        test: images that nothing was chosen on; None for none.
+        progress: told of the measurement.
+    """
+    for part in ("configs", "models", "docs", "training"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    replace_file(folder / "models" / "model.pt", lambda path: torch.save(trained.network.state_dict(), path))
+    write_json(folder / "configs" / "inference.json", inference_config(trained))
+    write_json(folder / "configs" / "metadata.json", metadata(folder.name, trained, request, words))
+    write_curve(trained.history, folder / "training")
+    found = None
+    if test is not None:
+        progress.stage("Measuring")
+        logits = classify(folder, test, progress)
+        found = measure(logits, test.labels)
+        rows = [
+            {"image": i, "class": int(label), **{f"logit {c}": float(v) for c, v in enumerate(row)}}
+            for i, (label, row) in enumerate(zip(test.labels, logits, strict=True))
+        ]
+        replace_file(folder / "docs" / "test_cases.csv", lambda path: write_rows(path, rows))
+    parameters = sum(p.numel() for p in trained.network.parameters())
+    card = model_card(folder.name, trained, request, words, found, parameters)
+    replace_file(folder / "docs" / "README.md", lambda path: path.write_text(card, encoding="utf-8"))
+    told = f"AUC {found.auc:.4f}, accuracy {found.accuracy:.4f} on {found.images} images" if found else "not measured"
+    return {
+        "bundle": str(folder),
+        "chosen": plain(trained.chosen),
+        "test": plain(found),
+        "best_epoch": trained.best_epoch,
+        "epochs": request.epochs,
+        "parameters": parameters,
+        "seconds": trained.seconds,
+        "text": f"{folder}: trained in {duration(trained.seconds)}; {told}",
+    }
+
+
+def plain(figures: Figures | None) -> dict[str, Any] | None:
+    """The figures as JSON holds them: no NaN."""
+    if figures is None:
+        return None
+    return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in dataclasses.asdict(figures).items()}
+
+
+def classify(model: str | Path, images: Part, progress: Progress) -> np.ndarray:
+    """(N, classes) logits of a bundle for images, each through the bundle's own preprocessing."""
+    bundle = bundles.find(str(model))
+    network, before = bundles.network(bundle), bundles.preprocessing(bundle)
+    found = []
+    with torch.inference_mode():
+        for index in range(len(images)):
+            ready = prepare([images.image(index)], before, channels=len(bundle.channels), name=bundle.name)
+            found.append(network(ready.image[None])[0].numpy())
+            progress.fraction((index + 1) / len(images))
+    return np.stack(found)
+
+
+def names(words: Mapping[str, Any], classes: int) -> list[str]:
+    """The classes' names: what was said under "classes", by number; else "class 0" ..."""
+    said = words.get("classes", {})
+    return [str(said.get(str(c), f"class {c}")) for c in range(classes)]
+
+
+def inference_config(trained: Trained) -> dict[str, Any]:
+    """configs/inference.json: any image is brought to the size of those trained on, and to mean 0 and deviation 1."""
+    return {
+        "imports": ["$import glob"],
+        "bundle_root": ".",
+        "image_key": "image",
+        "output_dir": "$@bundle_root + '/eval'",
+        "dataset_dir": "$@bundle_root + '/images'",
+        "datalist": "$sorted(glob.glob(@dataset_dir + '/*.png'))",
+        "device": "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
+        "network_def": trained.definition | {"_target_": trained.definition["_target_"].rpartition(".")[2]},
+        "network": "$@network_def.to(@device)",
+        "preprocessing": {
+            "_target_": "Compose",
+            "transforms": [
+                {"_target_": "LoadImaged", "keys": "@image_key"},
+                {"_target_": "EnsureChannelFirstd", "keys": "@image_key"},
+                {
+                    "_target_": "Resized",
+                    "keys": "@image_key",
+                    "spatial_size": list(trained.size),
+                    "mode": "bilinear",
+                    "anti_aliasing": True,
+                },
+                {"_target_": "NormalizeIntensityd", "keys": "@image_key", "channel_wise": True},
+            ],
+        },
+        "dataset": {
+            "_target_": "Dataset",
+            "data": "$[{'image': i} for i in @datalist]",
+            "transform": "@preprocessing",
+        },
+        "dataloader": {"_target_": "DataLoader", "dataset": "@dataset", "batch_size": 1, "num_workers": 0},
+        "inferer": {"_target_": "SimpleInferer"},
+        "postprocessing": {
+            "_target_": "Compose",
+            "transforms": [
+                {"_target_": "Activationsd", "keys": "pred", "softmax": True},
+                {"_target_": "SaveClassificationd", "keys": "pred", "output_dir": "@output_dir"},
+            ],
+        },
+        "handlers": [
+            {
+                "_target_": "CheckpointLoader",
+                "load_path": "$@bundle_root + '/models/model.pt'",
+                "load_dict": {"model": "@network"},
+                "map_location": "@device",
+            }
+        ],
+        "evaluator": {
+            "_target_": "SupervisedEvaluator",
+            "device": "@device",
+            "val_data_loader": "@dataloader",
+            "network": "@network",
+            "inferer": "@inferer",
+            "postprocessing": "@postprocessing",
+            "val_handlers": "@handlers",
+        },
+        "run": ["$@evaluator.run()"],
+    }
+
+
+def metadata(
+    name: str, trained: Trained, request: TrainClassificationRequest, words: Mapping[str, Any]
+) -> dict[str, Any]:
+    """configs/metadata.json after MONAI's schema."""
+    classes = {str(i): text for i, text in enumerate(names(words, trained.classes))}
+    packages = {p: found for p in ("nibabel", "pytorch-ignite") if (found := package_version(p))}
+    data = words.get("data", Path(request.dataset).name)
+    return {
+        "schema": SCHEMA,
+        "version": "1.0.0",
+        "changelog": {"1.0.0": "first training"},
+        "monai_version": monai.__version__,
+        "pytorch_version": torch.__version__.partition("+")[0],
+        "numpy_version": np.__version__,
+        "optional_packages_version": packages,
+        "required_packages_version": {},
+        "supported_apps": {"mli": ""},
+        "name": words.get("title", name),
+        "task": "classification",
+        "description": words.get("description", f"Classification into {', '.join(classes.values())}."),
+        "authors": words.get("authors", "not stated"),
+        "copyright": words.get("copyright", "not stated"),
+        "data_source": data,
+        "data_type": "png",
+        "image_classes": f"one channel, resized to {trained.size[0]} x {trained.size[1]}, mean 0, standard deviation 1",
+        "label_classes": ", ".join(f"{k} {v}" for k, v in classes.items()),
+        "pred_classes": f"{len(classes)} logits, one a class",
+        "intended_use": words.get("intended_use", "Research; not for diagnosis."),
+        "references": [data],
+        "network_data_format": {
+            "inputs": {
+                "image": {
+                    "type": "image",
+                    "format": "magnitude",
+                    "modality": "n/a",
+                    "num_channels": 1,
+                    "spatial_shape": list(trained.size),
+                    "dtype": "float32",
+                    "value_range": [],
+                    "is_patch_data": False,
+                    "channel_def": {"0": "image"},
+                }
+            },
+            "outputs": {
+                "pred": {
+                    "type": "probabilities",
+                    "format": "classification",
+                    "num_channels": len(classes),
+                    "spatial_shape": [1],
+                    "dtype": "float32",
+                    "value_range": [],
+                    "is_patch_data": False,
+                    "channel_def": classes,
+                }
+            },
+        },
+        "mli": {"modality": words.get("modality", "")},
+    }
+
+
+def model_card(
+    name: str,
+    trained: Trained,
+    request: TrainClassificationRequest,
+    words: Mapping[str, Any],
+    found: Figures | None,
+    parameters: int,
+) -> str:
+    """docs/README.md: what the model is for, how it was made, what was measured, what it cannot do."""
+    repeated = dataclasses.replace(
+        request,
+        **{k: v for k, v in portable(request.dataset, request.output, request.describe).items() if k != "resume"},
+    )
+    if found is None:
+        measured = ["Not measured: the file has no validation images."]
+    else:
+        measured = [
+            f"On the {found.images} validation images, which had no part in the training or in the choice of the "
+            "epoch, through the bundle's own preprocessing; per image in `docs/test_cases.csv`:",
+            "",
+            "| | area under the ROC curve | accuracy |",
+            "|---|---|---|",
+            f"| this model | {found.auc:.3f} | {found.accuracy:.3f} |",
+            *(f"| {row['name']} | {row['auc']} | {row['accuracy']} |" for row in words.get("published", [])),
+            *(["", str(words["comparison"])] if "comparison" in words else []),
+        ]
+    story = ["trained on labels shuffled among the images: it knows nothing of the classes"] if request.shuffle else []
+    lines = [
+        f"# {words.get('title', name)}",
+        "",
+        str(words.get("description", "")),
+        "",
+        "## Use",
+        "",
+        str(words.get("intended_use", "Research; not for diagnosis.")),
+        "",
+        "## Measured",
+        "",
+        *measured,
+        "",
+        "## Data",
+        "",
+        str(words.get("data", Path(request.dataset).name)),
+        "",
+        f"{trained.images[0]} images to train on, {trained.images[1]} to choose the epoch, "
+        f"{found.images if found else 0} to measure.",
+        "",
+        "## Training",
+        "",
+        f"`{repeated.command()}`",
+        "",
+        *(f"- {line}" for line in story),
+        f"- network: ResNet of four stages with {request.filters} to {8 * request.filters} feature maps, "
+        f"{parameters / 1e6:.2f} million parameters",
+        f"- {request.epochs} epochs, seed {request.seed}; the weights kept are those after epoch {trained.best_epoch} "
+        f"(area {trained.chosen.auc:.4f}, accuracy {trained.chosen.accuracy:.4f} on the images that chose it)",
+        f"- {duration(trained.seconds)} on {machine(trained.device)}"
+        + (f", {request.threads} of them used" if request.threads else "")
+        + f", torch {torch.__version__.partition('+')[0]}, MONAI {monai.__version__}",
+        f"- {datetime.date.today().isoformat()}",
+        "",
+        "![learning curve](../training/learning_curve.png)",
+        "",
+        "## Known limits",
+        "",
+        *(f"- {limit}" for limit in words.get("limits", ["Not tested beyond the images above."])),
+        "",
+        "## Licence",
+        "",
+        str(words.get("licence", "not stated")),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def write_curve(history: Sequence[dict[str, float]], folder: Path) -> None:
+    """Write learning_curve.csv and learning_curve.png into `folder`."""
+    partial = folder / "learning_curve.csv.partial"
+    with open(partial, "w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, list(history[0]))
+        writer.writeheader()
+        writer.writerows({k: round(v, 6) for k, v in row.items()} for row in history)
+    os.replace(partial, folder / "learning_curve.csv")
+
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    epochs = [row["epoch"] for row in history]
+    left = figure.add_subplot()
+    left.plot(epochs, [row["loss"] for row in history], color="0.55", label="on the training images")
+    left.plot(epochs, [row["choosing_loss"] for row in history], color="0.3", ls="--", label="on the choosing images")
+    left.set_xlabel("epoch")
+    left.set_ylabel("cross-entropy")
+    left.legend(loc="upper left")
+    right = left.twinx()
+    for key, title in (("auc", "area under the ROC curve"), ("accuracy", "accuracy")):
+        right.plot(epochs, [row[key] for row in history], label=title)
+    right.set_ylabel("on the images that choose the epoch")
+    right.legend(loc="center right")
+    picture = folder / "learning_curve.png.partial"
+    figure.savefig(picture, dpi=120, format="png")
+    os.replace(picture, folder / "learning_curve.png")
