@@ -93,9 +93,10 @@ class Bundle:
 
     @property
     def kind(self) -> str:
-        """ "registration", "classification", "regression", or else "segmentation", from its task."""
+        """ "registration", "classification", "regression", "anomaly", or else "segmentation", from its task."""
         told = self.task.casefold()
-        for kind, mark in (("registration", "registration"), ("classification", "classif"), ("regression", "regress")):
+        marks = {"registration": "registration", "classif": "classification", "regress": "regression"}
+        for mark, kind in (marks | {"anomaly": "anomaly"}).items():
             if mark in told:
                 return kind
         return "segmentation"

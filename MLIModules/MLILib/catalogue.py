@@ -98,7 +98,8 @@ def run_import(request: ModelsImportRequest, progress: Progress) -> dict[str, An
         _write(home, {**folders.entries(home), name: entry})
     except OSError as error:
         raise _unwritable(home, error) from error
-    use = f"mli register FIXED MOVING --model {name}" if bundle.is_registration else f"mli segment IMAGE -m {name}"
+    uses = {"registration": "mli register FIXED MOVING --model", "anomaly": "mli anomaly IMAGE -m"}
+    use = f"{uses.get(bundle.kind, 'mli segment IMAGE -m')} {name}"
     return {
         **_entry(copied),
         "folder": str(copied.folder),

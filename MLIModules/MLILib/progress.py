@@ -28,7 +28,7 @@ class Progress:
     Args:
         sink: called with each event, a dict of plain values with the key ``event``: ``stage`` (name), ``fraction``
             (value in 0..1 of the current stage, eta in seconds or None), ``message`` (text), ``curve`` (stage, level,
-            iteration, value) or ``rater`` (name, status).
+            iteration, value), ``rater`` (name, status) or ``samples`` (path of a picture).
         cancelled: asked at each report; True raises :class:`Cancelled` in the task.
         clock: seconds, monotonic; tests hand in their own.
         interval: seconds between two ``fraction`` or two ``curve`` events, so that a fast loop does not flood a pipe.
@@ -110,6 +110,11 @@ class Progress:
         """
         self.check_cancelled()
         self._sink({"event": "rater", "name": name, "status": status})
+
+    def samples(self, path: str) -> None:
+        """A picture of what a model in training makes was drawn anew; `path` is the file."""
+        self.check_cancelled()
+        self._sink({"event": "samples", "path": path})
 
     def message(self, text: str) -> None:
         """A sentence for the reader: a choice made, a fallback taken."""

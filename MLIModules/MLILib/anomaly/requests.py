@@ -1,7 +1,7 @@
 """What can be asked of anomaly detection: the requests of train anomaly and anomaly. Imports no torch.
 
 The models of normal are those of Radford 2015 (dcgan), Gulrajani 2017 and Schlegl 2019 (wgan, fanogan), and
-autoencoders; the scores are those of Schlegl 2017 (anogan) and 2019 (fanogan) and the ones that the latter compares with.
+autoencoders; the scores are those of Schlegl 2017 (anogan) and 2019 (fanogan), and those that the latter compares with.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from .. import files
 from ..errors import BadInput
 from ..settings import Request, device_setting, setting
 
-MODELS = ("fanogan", "dcgan", "wgan", "ae", "adversarial-ae", "vae")
-PLANES = ("axial", "coronal", "sagittal", "patch")
+MODELS = ("fanogan", "dcgan", "wgan", "ae", "adversarial-ae", "vae", "denoising-ae")
+PLANES = ("axial", "coronal", "sagittal", "patch", "patch-3")
+TAILS = ("both", "bright", "dark")
 METHODS = ("fanogan", "anogan", "anogan-ce", "critic", "reconstruction", "likelihood", "combined")
 #: Which scores a model can give; the first is what it gives where none is asked for.
 METHODS_OF = {
@@ -24,6 +25,7 @@ METHODS_OF = {
     "ae": ("combined", "reconstruction"),
     "adversarial-ae": ("combined", "reconstruction", "critic"),
     "vae": ("combined", "reconstruction", "likelihood"),
+    "denoising-ae": ("combined", "reconstruction"),
 }
 
 
@@ -43,8 +45,8 @@ class TrainAnomalyRequest(Request):
     summary: ClassVar[str] = "learn what normal images look like"
 
     dataset: str = setting(
-        help="Normal images: a folder, a dataset.json (whose labels or masks mark what to leave out), or an .npz of 2-D "
-        "images (array images; or train_images and train_labels, 0 = normal).",
+        help="Normal images: a folder, a dataset.json (whose labels or masks mark what to leave out), or an .npz of "
+        "2-D images (array images; or train_images and train_labels, 0 = normal).",
         kind="input",
         positional=True,
         metavar="DATASET",
@@ -53,16 +55,35 @@ class TrainAnomalyRequest(Request):
     model: str = setting(
         "fanogan",
         "fanogan: WGAN with gradient penalty and an encoder (Schlegl 2019); wgan: without the encoder; dcgan (Radford "
-        "2015); ae: autoencoder; adversarial-ae: with a code that a critic holds to a prior; vae: variational.",
+        "2015); ae: autoencoder; adversarial-ae: with a code that a critic holds to a prior; vae: variational; "
+        "denoising-ae: takes away what was added to normal images (Kascenas 2022), for small lesions in patches.",
         choices=MODELS,
     )
     plane: str = setting(
         "axial",
-        "What is taken from a volume: whole slices of a plane, or axial patches of --size inside the foreground.",
+        "What is taken from a volume: whole slices of a plane, axial patches of --size inside the foreground, or "
+        "patches of the three planes, whose maps are averaged (patch-3, for denoising-ae).",
         choices=PLANES,
     )
     size: int = setting(
-        64, "Side of the images learned; slices are resampled to it.", unit="pixels", minimum=16, maximum=256
+        0,
+        "Side of the images learned, 16 to 256; slices are resampled to it. 0 is 64, or the side of smaller images.",
+        unit="pixels",
+        minimum=0,
+        maximum=256,
+    )
+    tail: str = setting(
+        "both",
+        "What is looked for: bright or dark departures from normal, or both.",
+        choices=TAILS,
+    )
+    smooth: float = setting(
+        0.0,
+        "Standard deviation of the Gaussian over maps of volumes.",
+        unit="mm",
+        minimum=0.0,
+        maximum=20.0,
+        metavar="MM",
     )
     spacing: float = setting(
         0.0, "Pixel edge of patches; 0 is the images' median.", unit="mm", minimum=0.0, maximum=100.0, metavar="MM"
@@ -81,15 +102,26 @@ class TrainAnomalyRequest(Request):
     penalty: float = setting(10.0, "Weight of the gradient penalty.", minimum=0.0, maximum=1e6)
     kappa: float = setting(1.0, "Weight of the feature residual.", minimum=0.0, maximum=1e6)
     batch: int = setting(32, "Images a step.", minimum=2, maximum=4096)
-    learning_rate: float = setting(0.0001, "Learning rate (Adam).", minimum=1e-7, maximum=1.0)
+    learning_rate: float = setting(
+        0.0,
+        "Learning rate (Adam) of all but an f-AnoGAN's encoder; 0: 0.0001 for a WGAN, 0.0002 for a DCGAN, else 0.001.",
+        minimum=0.0,
+        maximum=1.0,
+    )
     validation: float = setting(
         0.15, "Share of the normal images kept aside to set thresholds on.", minimum=0.02, maximum=0.5
     )
     search_images: int = setting(
         0,
-        "Normal images kept aside that AnoGAN's search is tried on, so that its maps can be thresholded; slow.",
+        "Normal images kept aside that AnoGAN's search is tried on, so that its scores have thresholds, too; slow.",
         minimum=0,
         maximum=100000,
+    )
+    noise: float = setting(
+        0.6,
+        "Largest departure that is added to images for a denoising-ae, in units of half their range.",
+        minimum=0.01,
+        maximum=2.0,
     )
     device: str = device_setting()
     seed: int = setting(0, "Seed of weights, order and codes.", minimum=0, maximum=2**31 - 1)
@@ -102,12 +134,22 @@ class TrainAnomalyRequest(Request):
         metavar="FILE.json",
     )
 
+    def check_task(self) -> None:
+        if self.plane == "patch-3" and self.model != "denoising-ae":
+            raise BadInput(
+                f"The model {self.model} takes no patches of three planes.",
+                "What is kept aside are axial slabs, which the other planes cut through.",
+                "Give --plane patch, or --model denoising-ae.",
+            )
+        if 0 < self.size < 16:
+            raise BadInput(f"Images of {self.size} pixels a side are too small.", "", "Give --size 16 to 256.")
+
 
 @dataclasses.dataclass(frozen=True)
 class AnomalyRequest(Request):
     """Map how far an image departs from what a model learned as normal, and mark what departs most.
 
-    The result's keys: output, findings, table, reconstruction, report, record, curves (file names, "" where not written),
+    The result's keys: output, findings, table, reconstruction, report, record (file names, "" where not written),
     pictures (file names by what they show), method, image_score, slice_scores (one for each slice along the model's
     plane; None outside the foreground), plane, threshold (value on the map), percentile, false_positive_rate,
     image_threshold, findings_table (rows: label, volume_ml, peak, mean, centre_lps, centre_ras),
@@ -139,13 +181,13 @@ class AnomalyRequest(Request):
     )
     method: str = setting(
         "",
-        "How to score; by default what the model was made for. fanogan, reconstruction and critic are fast, anogan (with "
-        "feature matching) and anogan-ce (with cross-entropy) search for each image.",
+        "How to score; by default what the model was made for. anogan (with feature matching) and anogan-ce (with "
+        "cross-entropy) search for each image; the others take one pass.",
         choices=("", *METHODS),
     )
     threshold: float = setting(
         99.0,
-        "Percentile of the scores of normal images beyond which a voxel is a finding: 99 lets 1 % of normal voxels pass.",
+        "Percentile of normal voxels' scores beyond which a voxel is a finding: 99 lets 1 % of normal voxels pass.",
         minimum=0.0,
         maximum=100.0,
         metavar="P",
@@ -161,7 +203,7 @@ class AnomalyRequest(Request):
     )
     report: str = setting("", "All figures as JSON; its pictures lie beside it.", kind="output", metavar="OUT.json")
     array: str = setting("", "Array of an .npz to score; by default images, else train_images.", metavar="NAME")
-    overlap: float = setting(0.5, "Share of a window that its neighbours have, too.", minimum=0.0, maximum=0.95)
+    overlap: float = setting(0.25, "Share of a window that its neighbours have, too.", minimum=0.0, maximum=0.95)
     median: int = setting(
         3,
         "Side of the median filter over the map before it is thresholded; 1: none.",
