@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -26,7 +27,14 @@ from .settings import Request, Setting
 
 
 class _Parser(argparse.ArgumentParser):
-    """Argparse whose complaints are :class:`BadInput`, so that ``--json`` holds for them too."""
+    """Argparse whose complaints are :class:`BadInput`, so that ``--json`` holds for them too.
+
+    A value such as -12.5,30,8 is a point and no flag.
+    """
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self._negative_number_matcher = re.compile(r"^-\.?\d[\d.,;eE+-]*$")
 
     def error(self, message: str) -> NoReturn:
         raise BadInput(f"{self.prog}: {message}.", "", f"Run `{self.prog} --help` to see what it takes.")
@@ -46,8 +54,11 @@ def build_parser() -> argparse.ArgumentParser:
                 groups[(*path, word)] = child.add_subparsers(metavar="WHAT", required=True)
             path = (*path, word)
         sub = groups[path].add_parser(last, help=cls.summary, description=cls.__doc__)
+        headings: dict[str, Any] = {"": sub}
         for setting in cls.settings():
-            _add(sub, setting)
+            if setting.group not in headings:
+                headings[setting.group] = sub.add_argument_group(setting.group)
+            _add(headings[setting.group], setting)
         sub.add_argument("--json", action="store_true", help="One JSON result on standard output, nothing else there.")
         sub.set_defaults(request_class=cls)
     return parser
@@ -57,7 +68,7 @@ def _group_help(word: str) -> str:
     return ", ".join(c.words[-1] for c in tasks.REQUESTS if len(c.words) > 1 and c.words[0] == word)
 
 
-def _add(parser: argparse.ArgumentParser, s: Setting) -> None:
+def _add(parser: argparse._ActionsContainer, s: Setting) -> None:
     text = s.help
     if not s.required and s.type is not bool and s.default not in ("", ()):
         text += f" Default: {s.default}."

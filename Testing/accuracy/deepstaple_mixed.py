@@ -28,7 +28,6 @@ from scipy.stats import wilcoxon
 from MLILib.fusion.deepstaple import SCHEMES, Learner, Settings, learn, vote
 from MLILib.fusion.deepstaple_targets import Target, TargetFile, noisy, view_size
 from MLILib.fusion.deepstaple_training import FILTERS, correlation, mean_dice
-from MLILib.fusion.lraspp import LRASPP3D
 from MLILib.fusion.propagation import Outcome
 from MLILib.fusion.raters import Region, raters
 from MLILib.fusion.staple import staple
@@ -37,6 +36,7 @@ from MLILib.progress import Progress
 from MLILib.registration import pairwise
 from MLILib.segmentation.bundle_writer import instantiate
 from MLILib.segmentation.dataset import Case, read_dataset
+from MLILib.segmentation.lraspp import LRASPP3D
 from MLILib.segmentation.plan import unet
 
 LABELS = {1: "anterior", 2: "posterior"}

@@ -28,7 +28,7 @@ class TestReading:
             ({"labels": {"0": "background", "2": "x"}}, "without gaps"),
             ({"labels": {"a": "background"}}, "not numbered"),
             ({"training": [{"image": "x.nii.gz"}]}, "needs"),
-            ({"training": [{"image": "x.nii.gz", "label": "y.nii.gz"}]}, "does not exist"),
+            ({"training": [{"image": "x.nii.gz", "label": "y.nii.gz"}]}, "2 files do not exist"),
         ],
     )
     def test_what_is_wrong_is_said(self, tmp_path: Path, changes: dict[str, Any], said: str) -> None:

@@ -18,7 +18,7 @@ from MLILib.explanation import ClassScore, LabelSum, Voxel
 from MLILib.explanation.gradients import gradient
 from MLILib.explanation.rules import Rule, changed_rule, deconvnet, guided_backpropagation, require_covered
 from MLILib.explanation.targets import Target
-from MLILib.fusion.lraspp import LRASPP2D, LRASPP3D
+from MLILib.segmentation.lraspp import LRASPP2D, LRASPP3D
 
 METHODS: dict[Rule, Callable[[nn.Module, torch.Tensor, Target], torch.Tensor]] = {
     "deconvnet": deconvnet,

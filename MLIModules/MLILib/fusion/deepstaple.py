@@ -21,6 +21,7 @@ from torch.nn import functional
 from ..device import amp_dtype, resolve
 from ..errors import BadInput
 from ..progress import Progress
+from ..segmentation.lraspp import LRASPP2D, LRASPP3D
 from ..segmentation.training import learning_rate
 from .data_parameters import (
     DataParameters,
@@ -33,7 +34,6 @@ from .data_parameters import (
     predicted_share,
     theta_loss,
 )
-from .lraspp import LRASPP2D, LRASPP3D
 from .noisy_patches import NoisyTarget, Variation, view
 from .raters import Consensus, Raters, Region
 from .voting import majority

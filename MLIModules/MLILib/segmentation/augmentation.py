@@ -17,10 +17,12 @@ from monai.transforms import (
     Compose,
     NormalizeIntensityd,
     Orientationd,
+    Rand2DElasticd,
     Rand3DElasticd,
     RandAdjustContrastd,
     RandAffined,
     RandBiasFieldd,
+    RandCropByLabelClassesd,
     RandFlipd,
     RandGaussianNoised,
     RandGaussianSmoothd,
@@ -34,6 +36,7 @@ from monai.transforms import (
 from .. import geometry, images
 from ..errors import BadInput
 from .dataset import Case
+from .train_request import AUGMENTATIONS
 
 
 def preprocess(case: Case, spacing: Sequence[float], classes: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -87,6 +90,9 @@ class Sampler:
         mirror_axes: spatial axes along which a mirrored image is anatomically possible.
         classes: labels with background.
         seed: of all randomness.
+        augment: names of the random changes, of :data:`.train_request.AUGMENTATIONS`.
+        foreground: share of the patches that are centred on a label, each label as often as the others.
+        modality_dropout: probability that a channel is blank; one at least stays.
     """
 
     def __init__(
@@ -96,60 +102,117 @@ class Sampler:
         mirror_axes: Sequence[int],
         classes: int,
         seed: int,
+        *,
+        augment: Sequence[str] = AUGMENTATIONS,
+        foreground: float = 0.0,
+        modality_dropout: float = 0.0,
     ) -> None:
         self._cases = cases
         self._classes = classes
         self._seed = seed
+        self._blank = modality_dropout
         # labels are warped one-hot and linearly, then taken by argmax: nearest-neighbour labels are jagged
-        self._geometry = _geometry(len(patch), patch, mirror_axes)
-        self._intensity = _intensity(len(patch))
+        crop = _crop(patch, classes, foreground)
+        self._geometry = Compose([*_geometry(len(patch), patch, mirror_axes, augment), crop])
+        self._intensity = _intensity(len(patch), augment)
 
     def sample(self, epoch: int, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The patch of case `index` in `epoch`: image (channels, *patch) float32, label (1, *patch) int64."""
-        image, label = self._cases[index]
-        state = int(np.random.SeedSequence([self._seed, epoch, index]).generate_state(1)[0])
-        soft = one_hot(label[None].long(), self._classes)[0].float()
-        self._geometry.set_random_state(seed=state)
+        state = self._state(epoch, index)
+        data = self._placed(index, state)
         self._intensity.set_random_state(seed=state + 1)
-        data: Any = self._intensity(self._geometry({"image": image, "label": soft}))
-        hard = data["label"].as_tensor().argmax(dim=0, keepdim=True)
-        return data["image"].as_tensor().float(), hard
+        image = self._intensity({"image": data["image"]})["image"].as_tensor().float()
+        return self._without(image, state + 2), self._hard(data)
+
+    def views(self, epoch: int, index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """One patch of case `index` seen twice: two images with intensities changed independently, and the label."""
+        state = self._state(epoch, index)
+        data = self._placed(index, state)
+        seen = []
+        for shift in (1, 3):
+            self._intensity.set_random_state(seed=state + shift)
+            image = self._intensity({"image": data["image"].clone()})["image"].as_tensor().float()
+            seen.append(self._without(image, state + shift + 1))
+        return seen[0], seen[1], self._hard(data)
 
     def order(self, epoch: int) -> list[int]:
         """The order in which `epoch` visits the cases."""
         state = np.random.SeedSequence([self._seed, epoch, len(self._cases)])
         return [int(i) for i in np.random.default_rng(state).permutation(len(self._cases))]
 
+    def _state(self, epoch: int, index: int) -> int:
+        return int(np.random.SeedSequence([self._seed, epoch, index]).generate_state(1)[0])
 
-def _geometry(dims: int, patch: Sequence[int], mirror_axes: Sequence[int]) -> Compose:
+    def _placed(self, index: int, state: int) -> Any:
+        """Image and one-hot label after the changes of geometry."""
+        image, label = self._cases[index]
+        soft = one_hot(label[None].long(), self._classes)[0].float()
+        self._geometry.set_random_state(seed=state)
+        data: Any = self._geometry({"image": image, "label": soft})
+        return data[0] if isinstance(data, list) else data  # a crop by labels could make several
+
+    @staticmethod
+    def _hard(data: Any) -> torch.Tensor:
+        hard: torch.Tensor = data["label"].as_tensor().argmax(dim=0, keepdim=True)
+        return hard
+
+    def _without(self, image: torch.Tensor, state: int) -> torch.Tensor:
+        """The image with some of its channels blank, as normalised images that are not there are (Neverova 2016)."""
+        if not self._blank or len(image) == 1:
+            return image
+        rng = np.random.default_rng(state)
+        kept = rng.random(len(image)) >= self._blank
+        if not kept.any():
+            kept[rng.integers(len(image))] = True
+        return image * torch.from_numpy(kept).view(-1, *[1] * (image.ndim - 1)).to(image.dtype)
+
+
+def _geometry(dims: int, patch: Sequence[int], mirror_axes: Sequence[int], augment: Sequence[str]) -> list[Any]:
     keys = ("image", "label")
     angle = np.deg2rad(20)
     affine: dict[str, Any] = {
         "rotate_range": (angle,) * (3 if dims == 3 else 1),
         "scale_range": (0.2,) * dims,
         "translate_range": (4,) * dims,
-        "mode": "bilinear",
-        "padding_mode": "zeros",
     }
+    common: dict[str, Any] = {"mode": "bilinear", "padding_mode": "zeros"}
+    moved = affine if "affine" in augment else {}
     steps: list[Any] = [SpatialPadd(keys, patch)]
-    if dims == 3:
-        steps.append(Rand3DElasticd(keys, sigma_range=(4, 6), magnitude_range=(20, 80), prob=0.2, **affine))
-    steps.append(RandAffined(keys, prob=0.4, cache_grid=False, **affine))
-    steps.extend(RandFlipd(keys, prob=0.5, spatial_axis=axis) for axis in mirror_axes)
-    steps.append(RandSpatialCropd(keys, roi_size=patch, random_size=False))
-    return Compose(steps)
+    if "elastic" in augment:
+        if dims == 3:
+            steps.append(
+                Rand3DElasticd(keys, sigma_range=(4, 6), magnitude_range=(20, 80), prob=0.2, **moved, **common)
+            )
+        else:
+            # control points 32 voxels apart, each moved by about two
+            steps.append(Rand2DElasticd(keys, spacing=(32, 32), magnitude_range=(1, 3), prob=0.2, **moved, **common))
+    if "affine" in augment:
+        steps.append(RandAffined(keys, prob=0.4, cache_grid=False, **affine, **common))
+    if "flip" in augment:
+        steps.extend(RandFlipd(keys, prob=0.5, spatial_axis=axis) for axis in mirror_axes)
+    return steps
 
 
-def _intensity(dims: int) -> Compose:
+def _crop(patch: Sequence[int], classes: int, foreground: float) -> Any:
+    """The random crop to a patch."""
+    if not foreground:
+        return RandSpatialCropd(("image", "label"), roi_size=patch, random_size=False)
+    ratios = [1.0 - foreground] + [foreground / (classes - 1)] * (classes - 1)
+    return RandCropByLabelClassesd(
+        ("image", "label"), label_key="label", spatial_size=patch, ratios=ratios, num_classes=classes, num_samples=1,
+        warn=False,
+    )  # fmt: skip
+
+
+def _intensity(dims: int, augment: Sequence[str]) -> Compose:
     key = "image"
     linear = "bilinear" if dims == 2 else "trilinear"
-    return Compose(
-        [
-            RandBiasFieldd(key, degree=2, coeff_range=(0.0, 0.2), prob=0.15),
-            RandGaussianNoised(key, std=0.15, prob=0.2),
-            RandGaussianSmoothd(key, sigma_x=(0.4, 1.0), sigma_y=(0.4, 1.0), sigma_z=(0.4, 1.0), prob=0.2),
-            RandScaleIntensityd(key, factors=0.25, prob=0.3),
-            RandSimulateLowResolutiond(key, prob=0.15, zoom_range=(0.5, 1.0), upsample_mode=linear),
-            RandAdjustContrastd(key, gamma=(0.7, 1.5), retain_stats=True, prob=0.3),
-        ]
-    )
+    known = {
+        "bias": RandBiasFieldd(key, degree=2, coeff_range=(0.0, 0.2), prob=0.15),
+        "noise": RandGaussianNoised(key, std=0.15, prob=0.2),
+        "blur": RandGaussianSmoothd(key, sigma_x=(0.4, 1.0), sigma_y=(0.4, 1.0), sigma_z=(0.4, 1.0), prob=0.2),
+        "contrast": RandScaleIntensityd(key, factors=0.25, prob=0.3),
+        "lowres": RandSimulateLowResolutiond(key, prob=0.15, zoom_range=(0.5, 1.0), upsample_mode=linear),
+        "gamma": RandAdjustContrastd(key, gamma=(0.7, 1.5), retain_stats=True, prob=0.3),
+    }
+    return Compose([transform for name, transform in known.items() if name in augment])

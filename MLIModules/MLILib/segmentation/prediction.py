@@ -5,9 +5,10 @@ slab needs them, blended, turned into probabilities, brought back to the input's
 needs is let go. Where even a slab's sums would be large (many classes, samples or flips), the image is cut into strips
 that are done one after the other; windows across a cut are computed twice.
 
-Uncertainty: with members m (models times dropout samples; Gal and Ghahramani 2016, Lakshminarayanan 2017), mean
-probability P = mean p_m and H the entropy in nats, the predictive entropy is H(P) and the mutual information
-H(P) - mean H(p_m), which is 0 when all members agree. Where labels may overlap, H is the sum over the labels' own.
+Uncertainty: with members m (models times dropout samples times mirror images; Gal and Ghahramani 2016,
+Lakshminarayanan 2017, Wang 2019), mean probability P = mean p_m and H the entropy in nats, the predictive entropy is
+H(P) and the mutual information H(P) - mean H(p_m), which is 0 when all members agree. Where labels may overlap, H is
+the sum over the labels' own.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ class Wanted:
         seed: of them.
         probabilities, uncertainty: whether to keep those volumes.
         vote: whether models decide by majority rather than by their mean probability.
+        weights: of the models in the mean or the vote, one each; () weighs all alike.
     """
 
     flips: bool = False
@@ -56,6 +58,7 @@ class Wanted:
     probabilities: bool = False
     uncertainty: bool = False
     vote: bool = False
+    weights: tuple[float, ...] = ()
 
 
 @dataclasses.dataclass
@@ -164,25 +167,28 @@ def _fill(out: Prediction, slab: Box, sources: Sequence[_Source], wanted: Wanted
     total: torch.Tensor | None = None
     votes: torch.Tensor | None = None
     inner: torch.Tensor | None = None
-    members = 0
-    for source in sources:
+    weights = wanted.weights or (1.0,) * len(sources)
+    for source, weight in zip(sources, weights, strict=True):
         own: torch.Tensor | None = None
+        h_own: torch.Tensor | None = None
         for sample in range(source.samples):
             p = source.probability(slab, sample)
             own = p if own is None else own + p
-            members += 1
             if wanted.uncertainty:
                 h = entropy(p, post.decision)
-                inner = h if inner is None else inner + h
+                h_own = h if h_own is None else h_own + h
         assert own is not None
-        total = own if total is None else total + own
+        own = own if source.samples == 1 else own / source.samples
+        total = _added(total, own, weight)
+        if h_own is not None:
+            inner = _added(inner, h_own / source.samples, weight)
         if wanted.vote:
-            ballot = _ballot(own / source.samples, post)
-            votes = ballot if votes is None else votes + ballot
+            votes = _added(votes, _ballot(own, post), weight)
     assert total is not None
-    mean = total if members == 1 else total / members
+    whole = sum(weights)
+    mean = total if whole == 1 else total / whole
     if votes is not None and len(sources) > 1:
-        _put(out.labels, slab, _elected(votes, mean, post, len(sources)))
+        _put(out.labels, slab, _elected(votes, mean, post, whole, 1e-4 if wanted.weights else 1.0))
     elif not on_own_grid:
         _put(out.labels, slab, post.decide(mean))
     if out.probabilities is not None:
@@ -193,7 +199,12 @@ def _fill(out: Prediction, slab: Box, sources: Sequence[_Source], wanted: Wanted
         h = entropy(mean, post.decision)
         _put(out.entropy, slab, h)
         if out.mutual_information is not None:
-            _put(out.mutual_information, slab, (h - inner / members).clamp_min(0))
+            _put(out.mutual_information, slab, (h - inner / whole).clamp_min(0))
+
+
+def _added(total: torch.Tensor | None, value: torch.Tensor, weight: float) -> torch.Tensor:
+    value = value if weight == 1 else value * weight
+    return value if total is None else total + value
 
 
 class _Source:
@@ -211,7 +222,6 @@ class _Source:
         on_windows: Callable[[int], None],
     ) -> None:
         self.job = job
-        self.samples = max(wanted.samples, 1)
         self._axis = job.chain.axis(axis) or 0
         self._box = job.chain.need(strip)
         self._spans = [job.chain.need(slab)[self._axis] for slab in order]
@@ -235,14 +245,19 @@ class _Source:
             )
 
         self._falling = falling
-        self._fields = [[field(s, n, flip) for n, flip in enumerate(flips)] for s in range(self.samples)]
-        self._raw = len(flips) == 1 and job.post.inverted == "output"
+        draws = range(max(wanted.samples, 1))
+        if wanted.uncertainty:  # what mirror images disagree on is uncertain, too: each is a member
+            self._fields = [[field(s, n, flip)] for s in draws for n, flip in enumerate(flips)]
+        else:
+            self._fields = [[field(s, n, flip) for n, flip in enumerate(flips)] for s in draws]
+        self.samples = len(self._fields)
+        self._raw = len(self._fields[0]) == 1 and job.post.inverted == "output"
         # Kept as objects: inversion.MonaiChain remembers by them what it has inverted.
         self._readers = [self._reader(fields) for fields in self._fields]
         self._all = self._mean_reader()
 
     def probability(self, slab: Box, sample: int) -> torch.Tensor:
-        """(class, *slab) of one dropout sample, averaged over flips, on the input's grid and in host memory."""
+        """(class, *slab) of one member (dropout sample, mirror image) on the input's grid and in host memory."""
         values = self.job.chain.pull(slab, self._readers[sample], self.job.model.classes)
         return self.job.post.probabilities(values) if self._raw else values
 
@@ -305,13 +320,20 @@ def _ballot(p: torch.Tensor, post: Postprocessing) -> torch.Tensor:
     return (p >= post.threshold).to(p.dtype)
 
 
-def _elected(votes: torch.Tensor, mean: torch.Tensor, post: Postprocessing, voters: int) -> torch.Tensor:
-    """The majority's labels; the mean probability decides a tie."""
+def _elected(
+    votes: torch.Tensor, mean: torch.Tensor, post: Postprocessing, voters: float, smallest: float
+) -> torch.Tensor:
+    """The majority's labels; the mean probability decides a tie.
+
+    Args:
+        voters: sum of the weights.
+        smallest: difference of votes that must not be overruled by the mean.
+    """
     if post.decision == "argmax":
-        return (votes + mean / 2).argmax(0)
+        return (votes + mean * (smallest / 2)).argmax(0)
     bits = torch.zeros(votes.shape[1:], dtype=torch.int64)
     for channel in range(len(votes)):
-        lean = (mean[channel] >= post.threshold).to(votes.dtype) / 2
+        lean = (mean[channel] >= post.threshold).to(votes.dtype) * (smallest / 2)
         bits |= (votes[channel] + lean > voters / 2).to(torch.int64) << channel
     return bits
 
@@ -322,7 +344,7 @@ def _empty(jobs: Sequence[Job], wanted: Wanted, shape: tuple[int, ...]) -> Predi
     largest = (1 << classes) - 1 if post.decision == "threshold" else classes - 1
     zyx = shape[::-1]
     shown = classes - 1 if post.decision == "argmax" else classes
-    members = len(jobs) > 1 or wanted.samples > 0
+    members = len(jobs) > 1 or passes(jobs[0].model, wanted) > 1 or wanted.samples > 0
     return Prediction(
         labels=np.zeros(zyx, np.min_scalar_type(largest)),
         overlapping=overlapping,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar
 
+from ..errors import BadInput
 from ..settings import Request, device_setting, setting
+from .train_request import TrainSegmentationRequest as TrainSegmentationRequest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +26,8 @@ class SegmentRequest(Request):
         metavar="IMAGE",
     )
     model: tuple[str, ...] = setting(
-        help="Model: a shipped or imported bundle's name, or a bundle's folder or zip; several are an ensemble.",
+        help="Model: a shipped or imported bundle's name, or a bundle's folder or zip; several, or the folder of a "
+        "trained ensemble, are an ensemble.",
         short="m",
         kind="model",
         metavar="MODEL",
@@ -44,8 +47,8 @@ class SegmentRequest(Request):
     )
     uncertainty: str = setting(
         "",
-        "Write the predictive entropy in nats; with Monte-Carlo dropout or several models the mutual information too, "
-        "beside it as *_mutual_information.",
+        "Write the predictive entropy in nats; with Monte-Carlo dropout, mirror images or several models the mutual "
+        "information too, beside it as *_mutual_information.",
         kind="output_image",
         metavar="OUT",
     )
@@ -53,8 +56,18 @@ class SegmentRequest(Request):
         "", "Write the class probabilities, one component a label.", kind="output_image", metavar="OUT"
     )
     ensemble: str = setting(
-        "mean", "How several models agree: mean of probabilities, or majority vote.", choices=("mean", "vote")
+        "mean",
+        "How several models agree: mean of probabilities, weighted mean, or majority vote.",
+        choices=("mean", "weighted", "vote"),
     )
+    weights: tuple[float, ...] = setting(
+        (), "Weights of the models in a weighted mean or a vote, in their order; by default of a weighted mean each "
+        "model's validation Dice.", minimum=0.0, maximum=1e6, metavar="W",
+    )  # fmt: skip
+    missing: tuple[str, ...] = setting(
+        (), "Names of the model's channels that there is no image of; the model must have been trained to do without.",
+        metavar="CHANNEL",
+    )  # fmt: skip
     keep_largest: bool = setting(False, "Keep only the largest connected component of each label.")
     tile: tuple[int, ...] = setting(
         (), "Size of the sliding window along the model's x, y and z; by default from the model and free memory.",
@@ -69,41 +82,8 @@ class SegmentRequest(Request):
 
     def check_task(self) -> None:
         self.require_distinct()
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainSegmentationRequest(Request):
-    """Train a segmentation network on a Decathlon-format data set and write a MONAI bundle."""
-
-    task: ClassVar[str] = "train-segmentation"
-    words: ClassVar[tuple[str, ...]] = ("train", "segmentation")
-    runner: ClassVar[str] = "MLILib.segmentation.training"
-    summary: ClassVar[str] = "train a segmentation model on your own cases"
-
-    dataset: str = setting(help="Decathlon-format dataset.json.", kind="input", positional=True, metavar="DATASET.json")
-    output: str = setting(help="Folder of the bundle to write.", short="o", kind="output_folder", metavar="BUNDLE")
-    fold: int = setting(
-        0, "Fold kept aside to measure the final model on; -1 trains on every case.", minimum=-1, maximum=99
-    )
-    folds: int = setting(5, "Number of folds the cases are split into.", minimum=2, maximum=100)
-    epochs: int = setting(150, "Passes over the training cases.", minimum=1, maximum=100000)
-    device: str = device_setting()
-    seed: int = setting(0, "Seed of weights, order and augmentation.", minimum=0, maximum=2**31 - 1)
-    resume: bool = setting(False, "Go on from the last checkpoint in the output folder.")
-    filters: int = setting(
-        32, "Feature maps of the network's first level; level n has n times as many.", minimum=2, maximum=128
-    )
-    batch: int = setting(2, "Cases a step.", minimum=1, maximum=512)
-    learning_rate: float = setting(0.001, "Peak learning rate (AdamW, cosine schedule).", minimum=1e-7, maximum=1.0)
-    amp: bool = setting(True, "Mixed precision where it pays: float16 on GPU, bfloat16 on CPUs that have it.")
-    threads: int = setting(0, "CPU threads; 0 lets torch choose.", minimum=0, maximum=1024)
-    describe: str = setting(
-        "",
-        "JSON file with what the model card should say: title, authors, data, licence, limits, and the labels' names, "
-        "colours and terminology.",
-        kind="input",
-        metavar="FILE.json",
-    )
+        if self.weights and not any(self.weights):
+            raise BadInput("All weights of the models are 0.", "Nothing would be left.", "Give a weight above 0.")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -90,12 +90,13 @@ class LRASPP2D(nn.Module):
         out_channels: classes, with the background.
         enlarge: factor by which images are enlarged first. The head works at 1/8 of the resolution; a structure of
             twenty voxels needs a factor of 2 or more (Weihsbach 2022).
+        dropout: probability that a feature is dropped before the classifier.
 
     Shapes:
         (N, in_channels, x, y) to logits (N, out_channels, x, y), any x and y.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, enlarge: float = 1.0) -> None:
+    def __init__(self, in_channels: int, out_channels: int, enlarge: float = 1.0, dropout: float = 0.0) -> None:
         super().__init__()
         self.enlarge = enlarge
         self.stem = _unit(2, in_channels, 16, kernel=3, stride=2, activation=nn.Hardswish, norm=_LARGE_NORM)
@@ -108,7 +109,7 @@ class LRASPP2D(nn.Module):
         self.high = nn.Sequential(
             *blocks[_LARGE_LOW:], _unit(2, channels, 6 * channels, activation=nn.Hardswish, norm=_LARGE_NORM)
         )
-        self.head = Head(2, _LARGE[_LARGE_LOW - 1].outputs, 6 * channels, out_channels)
+        self.head = Head(2, _LARGE[_LARGE_LOW - 1].outputs, 6 * channels, out_channels, dropout)
         _initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -143,12 +144,13 @@ class LRASPP3D(nn.Module):
     Args:
         in_channels: of the image.
         out_channels: classes, with the background.
+        dropout: probability that a feature is dropped before the classifier.
 
     Shapes:
         (N, in_channels, x, y, z) to logits (N, out_channels, x, y, z), any size from 2 on.
     """
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.stem = _unit(3, in_channels, 32, kernel=3, stride=2, activation=nn.ReLU6)
         narrow = [_unit(3, 32, 32, kernel=3, groups=32, activation=nn.ReLU6), _unit(3, 32, 16)]
@@ -159,7 +161,7 @@ class LRASPP3D(nn.Module):
             channels = row.outputs
         self.low = nn.Sequential(*narrow, blocks[0])
         self.high = nn.Sequential(*blocks[1:], PyramidPooling3D(channels, _INNER, _RATES))
-        self.head = Head(3, _VOLUME[0].outputs, _INNER, out_channels)
+        self.head = Head(3, _VOLUME[0].outputs, _INNER, out_channels, dropout)
         _initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -238,17 +240,18 @@ class Head(nn.Module):
     Answers at the resolution of the shallow features.
     """
 
-    def __init__(self, dimensions: int, low: int, high: int, classes: int) -> None:
+    def __init__(self, dimensions: int, low: int, high: int, classes: int, dropout: float = 0.0) -> None:
         super().__init__()
         convolution = _CONVOLUTIONS[dimensions]
         self.mode = _LINEAR[dimensions]
         self.narrow = _unit(dimensions, high, _INNER, activation=nn.ReLU)
         self.scale = nn.Sequential(_POOLS[dimensions](1), convolution(high, _INNER, 1, bias=False), nn.Sigmoid())
+        self.dropout = nn.Dropout(dropout)
         self.classify_low = convolution(low, classes, 1)
         self.classify_high = convolution(_INNER, classes, 1)
 
     def forward(self, low: Tensor, high: Tensor) -> Tensor:
-        x = self.narrow(high) * self.scale(high)
+        x = self.dropout(self.narrow(high) * self.scale(high))
         x = functional.interpolate(x, size=low.shape[2:], mode=self.mode, align_corners=False)
         out: Tensor = self.classify_low(low) + self.classify_high(x)
         return out

@@ -7,7 +7,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from MLILib.allowed import is_network  # noqa: E402
-from MLILib.fusion.lraspp import LRASPP2D, LRASPP3D, LRASPPSlices  # noqa: E402
+from MLILib.segmentation.lraspp import LRASPP2D, LRASPP3D, LRASPPSlices  # noqa: E402
 
 
 def parameters(network: torch.nn.Module) -> int:

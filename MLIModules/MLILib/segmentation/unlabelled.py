@@ -1,0 +1,92 @@
+"""Learning from images without labels: a mean teacher (Tarvainen 2017).
+
+The moving average of the weights looks at one view of an image, the network at another with other noise; what they
+disagree on is added to the loss, with a weight that grows over the first part of the training.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .. import files, images
+from ..errors import BadInput
+from .augmentation import prepared
+
+#: Share of the training over which the weight of the agreement grows to its full value.
+RAMP = 0.4
+_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha", ".png", ".tif", ".tiff")
+
+
+def ramp(progress: float) -> float:
+    """Weight of the agreement, 0 to 1, after `progress` of the training: exp(-5 (1 - t)^2) (Laine 2017)."""
+    t = min(1.0, max(0.0, progress / RAMP))
+    return math.exp(-5 * (1 - t) ** 2)
+
+
+def disagreement(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean over voxels of the squared distance of the class probabilities; no gradient reaches the teacher.
+
+    Args:
+        student, teacher: logits (N, classes, ...).
+    """
+    target = torch.softmax(teacher.detach(), dim=1)
+    return (torch.softmax(student, dim=1) - target).square().sum(dim=1).mean()
+
+
+def find_images(folder: str, channels: int) -> list[tuple[str, ...]]:
+    """The images of each unlabelled case in a folder: a file, or a subfolder with a file a channel, in order of names.
+
+    Raises:
+        BadInput: there are none, or a case has another number of channels.
+    """
+    root = Path(folder)
+    found: list[tuple[str, ...]] = []
+    for entry in sorted(root.iterdir()):
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            inside = [p for p in sorted(entry.iterdir()) if _is_image(p)]
+            if inside:
+                found.append(tuple(str(p) for p in inside))
+        elif channels == 1 and _is_image(entry):
+            found.append((str(entry),))
+    wrong = [Path(case[0]).parent.name for case in found if len(case) != channels]
+    if wrong:
+        raise BadInput(
+            f"Unlabelled cases have another number of images than the {channels} channels: {', '.join(wrong)}.",
+            "",
+            "Give each case one image a channel, or remove them.",
+        )
+    if not found:
+        raise BadInput(
+            f"{folder} holds no images.",
+            "Unlabelled images are files in it, or subfolders with a file a channel.",
+            "Give another folder.",
+        )
+    return found
+
+
+def read_unlabelled(paths: Sequence[str], spacing: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """One unlabelled case as the network sees it, and an empty label (1, x, y, z) uint8 for the sampler.
+
+    Raises:
+        BadInput: an image that cannot be used.
+    """
+    pictures = [images.read(path) for path in paths]
+    for picture, path in zip(pictures, paths, strict=True):
+        images.check(picture, path)
+        if picture.GetDimension() != len(spacing):
+            raise BadInput(
+                f"{path} is {picture.GetDimension()}-D, and the labelled cases are {len(spacing)}-D.", "", "Remove it."
+            )
+    image, _ = prepared(pictures, pictures[:1], spacing)
+    return image, torch.zeros((1, *image.shape[1:]), dtype=torch.uint8)
+
+
+def _is_image(path: Path) -> bool:
+    return path.is_file() and not path.name.startswith(".") and files.suffix(path) in _SUFFIXES
