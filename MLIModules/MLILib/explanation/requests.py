@@ -357,6 +357,7 @@ class AttackRequest(Request):
         metavar="LABEL",
     )
     steps: int = setting(10, "Steps of PGD.", minimum=1, maximum=1000)
+    clip: bool = setting(False, "Keep every intensity within the image's own range.")
     curve: tuple[float, ...] = setting(
         (), "Epsilons of the curve; by default eight even steps from 0.", minimum=0.0, maximum=1e9, metavar="EPSILON"
     )
