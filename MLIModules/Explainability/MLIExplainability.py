@@ -33,7 +33,7 @@ from MLISlicerLib.explanation_logic import ExplanationLogic
 from MLISlicerLib.explanation_panel import ExplanationPanel
 from MLISlicerLib.explanation_results import ExplanationResults
 from MLISlicerLib.model_chooser import ModelChooser
-from MLISlicerLib.parameters import CheckedConnector, ChoiceConnector, parameter
+from MLISlicerLib.parameters import CheckedConnector, ChoiceConnector, SliderConnector, parameter
 from MLISlicerLib.sample_files import sample_file
 from MLISlicerLib.widget import MLIWidget
 
@@ -224,6 +224,7 @@ class MLIExplainabilityWidget(ExplanationResults, ExplanationPanel, ModelChooser
             "device": ChoiceConnector(self.ui.deviceComboBox),
             "attack": ChoiceConnector(self.ui.attackMethodComboBox),
             "aim": ChoiceConnector(self.ui.aimComboBox),
+            "epsilon": SliderConnector(self.ui.epsilonSlider),
         }
 
     def whatInputsLack(self) -> str:
@@ -297,6 +298,12 @@ class MLIExplainabilityWidget(ExplanationResults, ExplanationPanel, ModelChooser
         """Choose the model that was added; its layers are asked for again."""
         explanation_layers.forget(name)
         super().onModelAdded(name)
+
+    def onUnfolded(self, collapsed: bool) -> None:
+        """A part of the panel was opened: it shows what belongs to the choices, which CTK does not remember."""
+        super().onUnfolded(collapsed)
+        if not collapsed:
+            self.showStoredResult(again=True)
 
     def onParametersChanged(self) -> None:
         """Show what belongs to the choices, and the result of this parameter set."""

@@ -147,12 +147,15 @@ def show_as_attribution(volume: slicer.vtkMRMLScalarVolumeNode, low: float, high
 
 
 def show_window(volume: slicer.vtkMRMLScalarVolumeNode, low: float, high: float) -> None:
-    """Show the values from `low` to `high`, and not what Slicer finds by itself, which takes long in a big volume."""
+    """Show the values from `low` to `high` in grey; to let Slicer find them takes long in a big volume."""
     if volume.GetDisplayNode() is None:
         volume.AddAndObserveDisplayNodeID(_display_node(high).GetID())
     display = volume.GetScalarVolumeDisplayNode()
-    display.SetAutoWindowLevel(False)
-    display.SetWindowLevelMinMax(low, high if high > low else low + 1.0)
+    with slicer.util.NodeModify(display):
+        display.SetDefaultColorMap()
+        display.SetApplyThreshold(False)
+        display.SetAutoWindowLevel(False)
+        display.SetWindowLevelMinMax(low, high if high > low else low + 1.0)
 
 
 def hide_small(volume: slicer.vtkMRMLScalarVolumeNode, share: float) -> None:

@@ -240,7 +240,21 @@ def _show(inputs: Inputs, made: Sequence[tuple[Any, nodes.Scalars, int, Any]], r
     for node in [*maps, *(node for node in components if node is not None)]:
         nodes.file_beside(node, volume)
     show_map(volume, maps[0], str(made[0][0]["makes"]))
+    _remove_unused(held, result)
     return result
+
+
+def _remove_unused(held: Mapping[str, Any], result: Result) -> None:
+    """Remove the nodes that belonged to the result that was replaced, and that the new one has no use for."""
+    used = [*result.maps, *result.components, *(getattr(result, field.name) for field in dataclasses.fields(result))]
+    old: list[Any] = []
+    for given in held.values():
+        old += given if isinstance(given, list) else [given]
+    for node in old:
+        if node is not None and node.GetScene() is not None and not any(node is one for one in used):
+            if node.IsA("vtkMRMLPlotChartNode"):
+                nodes.remove_series(node)
+            slicer.mrmlScene.RemoveNode(node)
 
 
 def _nth(given: Sequence[Any], number: int) -> Any:

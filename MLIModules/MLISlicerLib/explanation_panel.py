@@ -173,6 +173,8 @@ class ExplanationPanel:
                 node.aim = ""
             if node.where == "region" and model.task != "segmentation":
                 node.where = "everywhere"
+        self._choicesOf = self
+        self.showChoices()
 
     def onWhereActivated(self, index: int) -> None:
         """A point is to be explained: the first list of the scene that holds one is taken, where none is chosen."""

@@ -422,15 +422,27 @@ class ExplanationResults:
         else:
             overlay.show_alone(node.attackedVolume if what == "after" else node.attackOf)
         for segmentation, name in ((node.attackBefore, "before"), (node.attackAfter, "after")):
-            if segmentation is not None and segmentation.GetDisplayNode() is not None:
-                segmentation.GetDisplayNode().SetVisibility(name == what)
+            self._showSegments(segmentation, name == what)
+
+    @staticmethod
+    def _showSegments(segmentation: Any, shown: bool, view: str = "") -> None:
+        """Show or hide what the model said, in one slice view alone if that is given."""
+        shownBy = segmentation.GetDisplayNode() if segmentation is not None else None
+        if shownBy is not None:
+            with slicer.util.NodeModify(shownBy):
+                shownBy.SetVisibility(shown)
+                shownBy.RemoveAllViewNodeIDs()
+                if view:
+                    shownBy.AddViewNodeID(view)
 
     def onAttackSideBySide(self, checked: bool) -> None:
         """Show before, after and what was added beside each other, or go back."""
         node = self._parameterNode
         self.ui.sideBySideButton.checked = False
-        if not checked or node.attackedVolume is None or node.attackOf is None:
-            side_by_side.hide(self._layoutBefore)
+        if node.attackedVolume is None or node.attackOf is None:
+            return
+        if not checked:
+            self.look("after")
             return
         opacity = float(self.ui.opacitySlider.value)
         pictures = [
@@ -439,3 +451,6 @@ class ExplanationResults:
             Picture(node.attackOf, node.attackDifference, opacity),
         ]
         self.beside(pictures, [_("Before"), _("After"), _("Added")])
+        if side_by_side.shown():
+            self._showSegments(node.attackBefore, True, side_by_side.view_id(1))
+            self._showSegments(node.attackAfter, True, side_by_side.view_id(2))

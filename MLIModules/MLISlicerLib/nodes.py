@@ -415,9 +415,14 @@ def node_or_new(given: Any, class_name: str, name: str) -> Any:
 def chart_or_new(given: Any, name: str) -> slicer.vtkMRMLPlotChartNode:
     """As :func:`node_or_new` for a chart; the series that the given one showed are removed from the scene."""
     chart = node_or_new(given, "vtkMRMLPlotChartNode", name)
+    remove_series(chart)
+    return chart
+
+
+def remove_series(chart: slicer.vtkMRMLPlotChartNode) -> None:
+    """Remove the series that a chart shows from the scene."""
     for old in [chart.GetNthPlotSeriesNode(n) for n in range(chart.GetNumberOfPlotSeriesNodes())]:
         slicer.mrmlScene.RemoveNode(old)
-    return chart
 
 
 def fill_table(node: slicer.vtkMRMLTableNode, columns: Mapping[str, Sequence[str] | Sequence[float]]) -> None:

@@ -133,6 +133,19 @@ class CheckedConnector(_Handed):
                 self._widget.setCheckState(model.index(row, 0), wanted)
 
 
+class SliderConnector(_Handed):
+    """Ties a ctkSliderWidget to a number whose limits depend on other choices; the slider reaches what it is given."""
+
+    SIGNAL = "valueChanged(double)"
+
+    def read(self) -> float:
+        return float(self._widget.value)
+
+    def write(self, value: float) -> None:
+        self._widget.maximum = max(self._widget.maximum, value)
+        self._widget.value = value
+
+
 class NodeConnector(_Handed):
     """Ties a qMRMLNodeComboBox to a parameter that takes nodes of several classes; those offered are the .ui file's.
 

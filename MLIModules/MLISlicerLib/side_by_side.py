@@ -78,6 +78,11 @@ def show(pictures: Sequence[Picture], labels: Sequence[str], orientation: str = 
             view.JumpSliceByCentering(*point)
 
 
+def view_id(number: int) -> str:
+    """The id of the slice view of this number, from 1, for what is to be seen in no other; shown before."""
+    return str(slicer.app.layoutManager().sliceWidget(_TAG.format(number=number)).mrmlSliceNode().GetID())
+
+
 def shown() -> bool:
     """Whether one of these layouts is the main window's."""
     manager = slicer.app.layoutManager()

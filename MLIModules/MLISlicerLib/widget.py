@@ -111,6 +111,9 @@ class MLIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneEndImport)
         self.ui.applyButton.connect("clicked(bool)", self.onApplyButton)
+        for part in self.ui.__dict__.values():
+            if part.inherits("ctkCollapsibleButton"):
+                part.connect("contentsCollapsed(bool)", self.onUnfolded)
         self.ui.parameterNodeSelector.connect("currentNodeChanged(vtkMRMLNode*)", self.onParameterSetSelected)
         self.initializeParameterNode()
         self.updateApply()
@@ -187,6 +190,11 @@ class MLIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self._parameterNode is not None:
             self.onParametersChanged()
             self.updateApply()
+
+    def onUnfolded(self, collapsed: bool) -> None:
+        """A part of the panel was opened: what was hidden while it was closed has been shown with the rest."""
+        if not collapsed:
+            self.onParameterNodeModified()
 
     def onSceneStartClose(self, caller: Any, event: Any) -> None:
         """Called just before the scene is closed: a running job would come back to nothing."""

@@ -34,6 +34,14 @@ def answer(number, task, request):
             say(id=number, event="samples", path=path)
         say(id=number, event="stage", name="Writing")
         say(id=number, event="result", result={})
+    elif task == "explain":
+        say(id=number, event="result", result=explain(number, request))
+    elif task == "explain-layers":
+        say(id=number, event="result", result=LAYERS)
+    elif task == "explain-check":
+        say(id=number, event="result", result=explain_check(request))
+    elif task == "attack":
+        say(id=number, event="result", result=attack(request))
     elif task == "bad":
         error = {
             "kind": "BadInput",
@@ -234,6 +242,135 @@ def segment(request):
         json.dump({"task": "segment", "settings": {"images": request["images"]}}, stream)
     label = {"value": 1, "name": "half", "color": [1, 0, 0], "terminology": "", "voxels": count // 2, "volume_ml": 1.0}
     return {**paths, "labels": [label], "device": "nothing", "seconds": 0.0, "warnings": []}
+
+
+#: What "explain-layers" lists; the second one cannot be looked at.
+LAYERS = {
+    "layers": [
+        {"name": "encoder.0", "kind": "Conv3d", "parameters": 1234, "shape": [8, 16, 16, 16], "calls": 1,
+         "places": True, "depth": 1, "field": [3, 3, 3]},
+        {"name": "head", "kind": "Linear", "parameters": 10, "shape": [2], "calls": 1, "places": False, "depth": 0,
+         "field": None},
+        {"name": "decoder.conv", "kind": "Conv3d", "parameters": 99, "shape": [4, 32, 32, 32], "calls": 1,
+         "places": True, "depth": 1, "field": [21, 21, 21]},
+    ],
+    "default": "encoder.0", "parameters": 1343, "input": [1, 32, 32, 32], "output": [3, 32, 32, 32],
+    "field": [21, 21, 21], "statistics": True, "model": {"name": "tiny", "sha256": ""}, "text": "",
+}  # fmt: skip
+#: Half the edge lengths of the boxes that "explain" finds round a point, mm.
+BOXES = {"theoretical": 10.0, "effective": 4.0}
+
+
+def explain(number, request):
+    """A map that grows along the first axis from -1 to 1 (each component k times that), without computing anything."""
+    say(id=number, event="stage", name="Explaining")
+    if request["seed"] == 99:
+        time.sleep(600)
+    text, fields = header_of(request["images"][0])
+    size = [int(n) for n in fields["sizes"].split()]
+    components = 3 if request["method"] == "activations" else 1
+    header = text.replace(f"type: {fields['type']}", "type: float")
+    if components > 1:
+        header = header.replace("dimension: 3", "dimension: 4").replace("sizes: ", f"sizes: {components} ")
+        header = header.replace("space directions: ", "space directions: none ").replace("kinds: ", "kinds: vector ")
+    row = []
+    for i in range(size[0]):
+        row += [(k + 1) * (2.0 * i / (size[0] - 1) - 1.0) for k in range(components)]
+    with open(request["output"], "wb") as stream:
+        stream.write((header + "\n").encode() + struct.pack(f"<{len(row)}f", *row) * (size[1] * size[2]))
+    record = request["output"] + ".json"
+    with open(record, "w", encoding="utf-8") as stream:
+        json.dump({"task": "explain", "settings": request}, stream)
+    field = None
+    if request.get("point") and request["field"]:
+        center = [float(part) for part in request["point"].split(",")]
+        axes = [[0.0, 1.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
+        field = {
+            kind: {"center_ras": center, "size_mm": [2 * half, half, half], "axes_ras": axes, "voxels": 1}
+            for kind, half in BOXES.items()
+        }
+        field["effective"]["share"] = 0.95
+    ablation = request["method"].startswith("ablation")
+    return {
+        "map": request["output"], "report": "", "record": record, "method": request["method"], "title": "", "shows": "",
+        "makes": "image" if request["method"] == "inversion" else "map", "signed": request["method"] != "grad-cam",
+        "components": components, "badge": "not tested", "layer": request.get("layer", ""), "unit": None,
+        "target": {"kind": "label", "label": 1, "name": "left", "text": "the label left", "score": 3.5, "voxels": 7,
+                   "point_ras": None},
+        "prediction": [{"value": 1, "name": "left", "score": 1.0, "voxels": 1234},
+                       {"value": 2, "name": "right", "score": 1.0, "voxels": 0}],
+        "display": {"low": -0.9, "high": 0.9, "minimum": -1.0, "maximum": 1.0, "sum": 0.0},
+        "completeness_error": 0.004 if request["method"] == "integrated-gradients" else None,
+        "parts": [{"part": 1, "name": "left", "fall": 0.25}, {"part": 2, "name": "right", "fall": -0.5}]
+        if ablation else [],
+        "curve": {"title": "Loss", "x": [1, 2, 3], "y": [3.0, 2.0, 1.5]} if request["method"] == "inversion" else None,
+        "windows": 1, "window": size, "receptive_field": field, "memory": {"estimated": 1, "free": 2},
+        "device": "nothing", "seconds": 0.5, "stages": [], "warnings": ["It looks too good."], "model": {}, "text": "",
+    }  # fmt: skip
+
+
+def explain_check(request):
+    """Verdicts that are made up: guided backpropagation is an edge detector, all else reacts to the model."""
+
+    def curve(area):
+        return {"fractions": [0.0, 0.5, 1.0], "scores": [1.0, area, 0.0], "area": area, "areas": [area],
+                "p_random": None, "p_edges": None}  # fmt: skip
+
+    def one(name, index):
+        guided = name == "guided-backpropagation"
+        return {
+            "method": name, "title": name.capitalize(), "badge": "edge detector" if guided else "reacts to the model",
+            "reason": f"{name} was looked at.", "left": 0.9 if guided else 0.1, "edges": 0.5, "chance": 0.0,
+            "layers": [{"layer": "b", "signed": 0.5, "magnitude": 0.6},
+                       {"layer": "a", "signed": 0.1, "magnitude": 0.2}],
+            "labels": None, "completeness_error": None, "deletion": curve(0.2 + 0.1 * index),
+            "insertion": curve(0.8 - 0.1 * index),
+            "sensitivity": {"radius": 0.02, "largest": 0.1, "correlation": 0.95}, "seconds": 0.1,
+        }  # fmt: skip
+
+    controls = [
+        {"method": "", "title": title, "left": None, "deletion": curve(0.5), "insertion": curve(0.5)}
+        for title in ("random map", "edge detector")
+    ]
+    return {
+        "methods": [one(name, index) for index, name in enumerate(request["methods"])], "controls": controls,
+        "cases": 1, "targets": ["left"], "layer": "", "warnings": ["One image says little."],
+        "device": "nothing", "seconds": 2.0, "stages": [], "model": {}, "output": "", "text": "",
+    }  # fmt: skip
+
+
+def attack(request):
+    """Add epsilon to all voxels, without computing anything; what was right becomes wrong in half the volume."""
+    text, fields = header_of(request["images"][0])
+    count = 1
+    for size in fields["sizes"].split():
+        count *= int(size)
+    epsilon = request["epsilon"]
+    for key, value in (("output", 100.0 + epsilon), ("difference", epsilon)):
+        with open(request[key], "wb") as stream:
+            header = text.replace(f"type: {fields['type']}", "type: float") + "\n"
+            stream.write(header.encode() + struct.pack("<f", value) * count)
+    for key, share in (("prediction_before", 2), ("prediction", 4)):
+        if request.get(key):
+            with open(request[key], "wb") as stream:
+                header = text.replace(f"type: {fields['type']}", "type: uint8") + "\n"
+                stream.write(header.encode() + b"\1" * (count // share) + bytes(count - count // share))
+    record = request["output"] + ".json"
+    with open(record, "w", encoding="utf-8") as stream:
+        json.dump({"task": "attack", "settings": request}, stream)
+    classes = []
+    return {
+        "output": request["output"], "difference": request["difference"], "clean": "", "record": record,
+        "prediction": request.get("prediction", ""), "prediction_before": request.get("prediction_before", ""),
+        "epsilon": epsilon, "method": request["method"], "measure": "Dice", "before": 1.0, "after": 1.0 / (1 + epsilon),
+        "after_file": None, "loss_before": 0.1, "loss_after": 1.0, "classes_before": classes, "classes_after": classes,
+        "largest_change": epsilon,
+        "curve": {"epsilons": [0.0, epsilon], "values": [1.0, 0.5], "losses": [0.1, 1.0]},
+        "linear": {"layer": "conv", "inputs": 27, "weight": 0.1, "epsilon": epsilon, "change": 2.7 * epsilon,
+                   "largest": 1.0, "noise": 0.5, "text": "Small changes add up."},
+        "scale": [1.0], "truth": "the given labels" if request.get("truth") else "the model's own prediction",
+        "device": "nothing", "seconds": 0.2, "stages": [], "warnings": [], "model": {}, "text": "",
+    }  # fmt: skip
 
 
 def main():

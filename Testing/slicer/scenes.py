@@ -53,6 +53,19 @@ def add_volume(name="head", size=(40, 36, 32), array=None):
     return node
 
 
+def add_segmentation(name, volume, names=("left", "right"), corner=2):
+    """A segmentation of cubes on a volume's grid, one beside the other."""
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
+    node.SetAndObserveTransformNodeID(volume.GetTransformNodeID())
+    node.SetReferenceImageGeometryParameterFromVolumeNode(volume)  # within that transform
+    for index, segment in enumerate(names):
+        identifier = node.GetSegmentation().AddEmptySegment(segment, segment)
+        array = np.zeros(slicer.util.arrayFromVolume(volume).shape, np.uint8)
+        array[corner : corner + 4, corner : corner + 4, 1 + 6 * index : 5 + 6 * index] = 1
+        slicer.util.updateSegmentBinaryLabelmapFromArray(array, node, identifier, volume)
+    return node
+
+
 def scene_state():
     """All that a cancel must leave as it was: each node's id and name, and its content where it is cheap to compare."""
     found = {}

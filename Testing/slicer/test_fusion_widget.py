@@ -17,7 +17,7 @@ pytest.importorskip("PySide6", reason="PySide6 is not installed")
 
 from clicks import apply, choose, errors, finish, temporary_folders  # noqa: E402
 from processes import alive  # noqa: E402
-from scenes import add_volume, linear, motion, scene_state  # noqa: E402
+from scenes import add_segmentation, add_volume, linear, motion, scene_state  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = ROOT / "MLIModules" / "AtlasFusion" / "MLIAtlasFusion.py"
@@ -27,19 +27,6 @@ MODULE = ROOT / "MLIModules" / "AtlasFusion" / "MLIAtlasFusion.py"
 def panel(fake_runner, open_panel):
     """The panel in an empty scene, with the worker that does not compute."""
     return open_panel(MODULE)
-
-
-def add_segmentation(name, volume, names=("left", "right"), corner=2):
-    """A segmentation of cubes on a volume's grid, one beside the other."""
-    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
-    node.SetAndObserveTransformNodeID(volume.GetTransformNodeID())
-    node.SetReferenceImageGeometryParameterFromVolumeNode(volume)  # within that transform
-    for index, segment in enumerate(names):
-        identifier = node.GetSegmentation().AddEmptySegment(segment, segment)
-        array = np.zeros(slicer.util.arrayFromVolume(volume).shape, np.uint8)
-        array[corner : corner + 4, corner : corner + 4, 1 + 6 * index : 5 + 6 * index] = 1
-        slicer.util.updateSegmentBinaryLabelmapFromArray(array, node, identifier, volume)
-    return node
 
 
 def add_atlases(count=5, size=(20, 18, 16)):
