@@ -99,11 +99,19 @@ class SceneLabels:
 # -- the subject hierarchy
 
 
-def folders() -> dict[str, str]:
+def folders(one: str = "", many: str = "") -> dict[str, str]:
     """The folders that hold atlases, and the whole scene where some lie outside of folders: id and name for a reader.
 
     A folder of one atlas within a folder of several is that subject's, and not listed.
+
+    Args:
+        one, many: how atlases are counted, the second with {count}; by default they are called atlases.
     """
+    one, many = one or _("1 atlas"), many or _("{count} atlases")
+
+    def counted(name: str, count: int) -> str:
+        return f"{name} ({one if count == 1 else many.format(count=count)})"
+
     hierarchy = _hierarchy()
     if hierarchy is None:
         return {}
@@ -115,11 +123,11 @@ def folders() -> dict[str, str]:
     found = {}
     for item, count in counts.items():
         if count > 1 or not any(above in counts for above in _above(hierarchy, item)):
-            found[_uid_of(hierarchy, item)] = _counted(hierarchy.GetItemName(item), count)
+            found[_uid_of(hierarchy, item)] = counted(hierarchy.GetItemName(item), count)
     everywhere = _read(hierarchy, scene).atlases
     items = [hierarchy.GetItemByDataNode(atlas.volume) for atlas in everywhere]
     if any(not any(above in counts for above in _above(hierarchy, item)) for item in items):
-        found[WHOLE_SCENE] = _counted(_("The whole scene"), len(everywhere))
+        found[WHOLE_SCENE] = counted(_("The whole scene"), len(everywhere))
     return found
 
 
@@ -192,11 +200,6 @@ def _uid_of(hierarchy: Any, item: int) -> str:
         uid = uuid.uuid4().hex
         hierarchy.SetItemUID(item, _UID, uid)
     return str(uid)
-
-
-def _counted(name: str, count: int) -> str:
-    text = _("{name} (1 atlas)") if count == 1 else _("{name} ({count} atlases)")
-    return text.format(name=name, count=count)
 
 
 def _read(hierarchy: Any, folder: int, without: Sequence[Any] = ()) -> SceneAtlases:

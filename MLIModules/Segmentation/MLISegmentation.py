@@ -25,11 +25,12 @@ if importlib.util.find_spec("MLISlicerLib") is None:
     sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))
 
 from MLILib.files import sha256
-from MLILib.segmentation.requests import EvaluateRequest, SegmentRequest
+from MLILib.segmentation.requests import EvaluateRequest, SegmentRequest, TrainSegmentationRequest
 from MLISlicerLib import display, install, models, segmentation
 from MLISlicerLib.logic import MLILogic
 from MLISlicerLib.model_chooser import ModelChooser
 from MLISlicerLib.parameters import CheckedConnector, ChoiceConnector, parameter, tooltip
+from MLISlicerLib.training_panel import TrainingPanel
 from MLISlicerLib.widget import MLIWidget
 
 #
@@ -99,6 +100,8 @@ class MLISegmentationParameterNode:
     reference - Segmentation to compare the result with; tolerance is that of the surface Dice.
     tileX, tileY, tileZ - Size of the moving window; 0 is automatic.
     volumesTable, metricsTable, metricsChart, record - The nodes of the latest result.
+    trainFolder - Cases to train on: a folder of the scene, or "file" for those that trainPath lists.
+    trainName - What the trained model is called.
     """
 
     inputVolume: vtkMRMLScalarVolumeNode
@@ -126,6 +129,14 @@ class MLISegmentationParameterNode:
     metricsTable: vtkMRMLTableNode
     metricsChart: vtkMRMLPlotChartNode
     record: vtkMRMLTextNode
+    trainFolder: str = ""
+    trainPath: str = ""
+    trainName: str = "my model"
+    network: parameter(TrainSegmentationRequest, "network")
+    epochs: parameter(TrainSegmentationRequest, "epochs")
+    hours: parameter(TrainSegmentationRequest, "hours")
+    fold: parameter(TrainSegmentationRequest, "fold")
+    folds: parameter(TrainSegmentationRequest, "folds")
 
 
 #
@@ -133,7 +144,7 @@ class MLISegmentationParameterNode:
 #
 
 
-class MLISegmentationWidget(ModelChooser, MLIWidget):
+class MLISegmentationWidget(TrainingPanel, ModelChooser, MLIWidget):
     """The module's panel; what all panels share is in MLISlicerLib.widget."""
 
     REQUEST = SegmentRequest
@@ -146,6 +157,7 @@ class MLISegmentationWidget(ModelChooser, MLIWidget):
         self._shownResult = None
         self.setupModels([self.ui.modelComboBox, self.ui.moreModelsComboBox])
         self.fillDevices(self.ui.deviceComboBox)
+        self.setupTraining()
         for text, value in ((_("Mean of probabilities"), "mean"), (_("Majority vote"), "vote")):
             self.ui.ensembleComboBox.addItem(text, value)
         self.ui.ensembleComboBox.toolTip = tooltip(SegmentRequest, "ensemble")
@@ -160,6 +172,7 @@ class MLISegmentationWidget(ModelChooser, MLIWidget):
             "moreModels": CheckedConnector(self.ui.moreModelsComboBox),
             "device": ChoiceConnector(self.ui.deviceComboBox),
             "ensemble": ChoiceConnector(self.ui.ensembleComboBox),
+            **self.trainingConnectors(),
         }
 
     def whatIsMissing(self) -> str:
@@ -225,19 +238,17 @@ class MLISegmentationWidget(ModelChooser, MLIWidget):
         """Show the channels and the card of the chosen model, and the result of this parameter set."""
         node = self._parameterNode
         model = self.models.get(node.model)
-        channels = model.channels if model is not None else ("",)
-        for number in range(1, MLISegmentationLogic.MAXIMUM_CHANNELS + 1):
-            suffix = "" if number == 1 else str(number)
-            label = getattr(self.ui, f"inputVolume{suffix}Label")
-            shown = number <= max(1, len(channels))
-            label.visible = shown
-            getattr(self.ui, f"inputVolume{suffix}Selector").visible = shown
-            if shown:
-                label.text = _("Input volume:") if len(channels) < 2 else f"{channels[number - 1]}:"
+        self.showChannels(model)
         self.showModel(model)
         self.ui.uncertaintySelector.enabled = node.uncertaintyMap
         self.ui.ensembleComboBox.enabled = bool(node.moreModels)
         self.showStoredResult()
+        self.showTraining()
+
+    def onProgress(self, status) -> None:
+        """Show where the job is; of a training the curves, too."""
+        super().onProgress(status)
+        self.onTrainingProgress(status)
 
     def showStoredResult(self) -> None:
         """Show the nodes of the latest result of this parameter set, if they are not shown already."""
@@ -282,7 +293,6 @@ class MLISegmentationLogic(MLILogic):
     """
 
     PARAMETERS = MLISegmentationParameterNode
-    MAXIMUM_CHANNELS = 4
 
     def inputVolumes(self, parameterNode, count: int):
         """The volumes chosen for a model of `count` channels, None where there is none yet."""

@@ -27,7 +27,7 @@ from monai.bundle import ConfigParser
 
 from ..bundle_files import SCHEMA
 from ..errors import BadInput
-from ..metrics import compare
+from ..metrics import compare, for_json
 from ..progress import Progress, duration
 from .dataset import Case, Dataset, Split
 from .plan import Plan
@@ -45,6 +45,7 @@ class Description:
     Attributes:
         command: that made it, where it was another than that of `request`.
         story: further lines of the card on how the training came about.
+        temperature: that the logits are divided by before the softmax.
     """
 
     request: TrainSegmentationRequest
@@ -57,6 +58,7 @@ class Description:
     best_epoch: int
     command: str = ""
     story: tuple[str, ...] = ()
+    temperature: float = 1.0
 
     def words(self) -> dict[str, Any]:
         """What the user said about the model in the file given with ``--describe``; {} without one."""
@@ -105,6 +107,8 @@ def write_bundle(
     replace_file(folder / "models" / "model.pt", lambda path: torch.save(network.state_dict(), path))
     write_json(folder / "configs" / "inference.json", inference_config(description.plan))
     write_json(folder / "configs" / "metadata.json", metadata(folder.name, description))
+    if description.request.calibrate and description.split.validation:
+        description = _calibrated(folder, description, progress)
 
     rows = measure(folder, description, progress)
     summary = summarise(rows)
@@ -116,13 +120,24 @@ def write_bundle(
     return {
         "bundle": str(folder),
         "validation_dice": or_none(description.validation_dice),
-        "test": summary,
+        "test": for_json(summary),  # a label that is nowhere has no distance
         "epochs": description.request.epochs,
         "best_epoch": description.best_epoch,
         "seconds": description.seconds,
         "text": f"{folder}: trained in {duration(description.seconds)}; "
         + (f"mean Dice {mean:.4f} on {len(description.split.test)} cases kept aside" if mean else "not measured"),
     }
+
+
+def _calibrated(folder: Path, description: Description, progress: Progress) -> Description:
+    """Fit a temperature on the validation cases, write it into the bundle, and say so in its card."""
+    from .temperature import fit, with_temperature, words  # which loads the bundle
+
+    cases = description.split.validation
+    found = fit(str(folder), cases, progress, device=description.request.device)
+    with_temperature(folder, found.temperature)
+    said = f"{words(found)}, both on {len(cases)} validation cases"
+    return dataclasses.replace(description, story=(*description.story, said), temperature=found.temperature)
 
 
 def inference_config(plan: Plan) -> dict[str, Any]:
@@ -243,8 +258,16 @@ def metadata(name: str, description: Description) -> dict[str, Any]:
             "modality": words.get("modality", ", ".join(dataset.channels)),
             "labels": labels,
             "mirror_axes": list(plan.mirror_axes),
+            **_facts(description),
         },
     }
+
+
+def _facts(description: Description) -> dict[str, float]:
+    """What else inference may want to know of the training."""
+    dice, dropped = description.validation_dice, description.request.modality_dropout
+    out = {} if math.isnan(dice) else {"validation_dice": round(dice, 6)}
+    return out | ({"modality_dropout": dropped} if dropped else {})
 
 
 def label_details(names: Sequence[str], said: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
