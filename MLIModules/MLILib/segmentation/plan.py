@@ -112,10 +112,20 @@ def make_plan(
     def designed(size: Sequence[int]) -> tuple[tuple[int, ...], dict[str, Any], networks.Shape]:
         return _designed(dataset, shape, size, filters, network, dropout)
 
+    def shrunk(size: tuple[int, ...]) -> tuple[tuple[int, ...], dict[str, Any], networks.Shape] | None:
+        """The next smaller patch; rounding up may need several steps to get there."""
+        target = list(size)
+        while (next_target := _smaller(target, shape)) != target:
+            target = next_target
+            found = designed(target)
+            if _product(found[0]) < _product(size):
+                return found
+        return None
+
     wanted = tuple(patch) * dims if len(patch) == 1 else tuple(patch)
     patch, chosen, build = designed(wanted or shape.shape)
-    while not wanted and _product(patch) > _MOST_VOXELS[dims]:
-        patch, chosen, build = designed(_smaller(patch, shape))
+    while not wanted and _product(patch) > _MOST_VOXELS[dims] and (less := shrunk(patch)):
+        patch, chosen, build = less
     multiple = f"rounded up to a multiple of {_text(networks.divisors(network, build))}"
     why = f"the median size {_text(shape.shape)} {multiple}"
     if wanted:
@@ -132,14 +142,14 @@ def make_plan(
         while not batch and cases > 2 and cases * _product(patch) * voxel > budget:
             cases, said = max(2, cases // 2), "what the memory has room for"
         while cases * _product(patch) * voxel > budget:
-            smaller, other, _ = designed(_smaller(patch, shape))
-            if _product(smaller) >= _product(patch):
+            less = shrunk(patch)
+            if less is None:
                 raise OutOfMemory(
                     f"There is no room to train {network}: {memory.free / 2**30:.1f} GiB are free.",
                     f"{cases} patches of {_text(patch)} take {cases * _product(patch) * voxel / 2**30:.1f} GiB.",
                     "Choose a smaller network, fewer --filters, --batch 1, or a device with more memory.",
                 )
-            patch, chosen = smaller, other
+            patch, chosen, build = less
             why = "the largest that the memory has room for"
         if memory.gpu and not batch:
             share = int(_SHARE_OF_DATA * shape.voxels / _product(patch))
