@@ -13,13 +13,14 @@ from typing import Any, ClassVar
 from .anomaly.normative_requests import NormativeRequest, TrainNormativeRequest
 from .anomaly.requests import AnomalyRequest, TrainAnomalyRequest
 from .classification.requests import TrainClassificationRequest
+from .classical.requests import ClassicalRequest
 from .cohort.requests import BatchSegmentRequest, CompareRequest
 from .errors import BadInput
 from .explanation.requests import AttackRequest, ExplainCheckRequest, ExplainLayersRequest, ExplainRequest
 from .fusion.requests import AtlasesCheckRequest, FuseRequest, TrainDeepStapleRequest
 from .progress import Progress
 from .registration.requests import RegisterRequest, TemplateRequest, TrainRegistrationRequest
-from .segmentation.requests import EvaluateRequest, SegmentRequest, TrainSegmentationRequest
+from .segmentation.requests import CalibrateRequest, EvaluateRequest, SegmentRequest, TrainSegmentationRequest
 from .settings import Request, device_setting, setting
 
 
@@ -88,8 +89,10 @@ class CheckRequest(Request):
 
 REQUESTS: tuple[type[Request], ...] = (
     SegmentRequest,
+    ClassicalRequest,
     TrainSegmentationRequest,
     EvaluateRequest,
+    CalibrateRequest,
     BatchSegmentRequest,
     CompareRequest,
     RegisterRequest,

@@ -11,16 +11,29 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .. import files, record, tables
+from .. import calibration, files, record, tables
 from ..errors import BadInput
 from ..metrics import METRICS, compare_labels, for_json, mean, require_same_grid
 from ..progress import Progress
-from . import label_files
+from . import label_files, probability_check
 from .requests import EvaluateRequest
 
 #: What the result says beside the labels; a label with such a name has its value appended.
 RESERVED = frozenset(
-    {"mean", "labels", "cases", "errors", "notes", "prediction", "reference", "tolerance_mm", "ok", "text", "record"}
+    [
+        "mean",
+        "labels",
+        "cases",
+        "errors",
+        "notes",
+        "prediction",
+        "reference",
+        "tolerance_mm",
+        "ok",
+        "text",
+        "record",
+        "calibration",
+    ]
 )
 
 _TABLE_COLUMNS = 6
@@ -70,6 +83,8 @@ def run(request: EvaluateRequest, progress: Progress) -> dict[str, Any]:
     else:
         progress.stage("Comparing")
         result = {**compare_files(prediction, reference, names, request.tolerance), "errors": []}
+    if request.probabilities:
+        result["calibration"] = _calibration(request, reference)
     result |= {"prediction": request.prediction, "reference": request.reference, "ok": not result["errors"]}
     noted = record.make(
         request, stages=progress.finish(), peak_memory=memory.bytes(), warnings=[*result["notes"], *result["errors"]]
@@ -81,6 +96,29 @@ def run(request: EvaluateRequest, progress: Progress) -> dict[str, Any]:
                 json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8"
             )
     return {**result, "text": format_table(result)}
+
+
+def _calibration(request: EvaluateRequest, reference: Path) -> dict[str, Any]:
+    """Figures of the probabilities' calibration, over all cases and of each; draws the diagram where it is wanted."""
+    given = Path(request.probabilities)
+    if given.is_dir() != reference.is_dir():
+        raise BadInput(
+            f"{given} and {reference} are a folder and a file.", "", "Give probabilities as the references are given."
+        )
+    if given.is_dir():
+        ours, theirs = _cases(given), _cases(reference)
+        absent = [case for case in theirs if case not in ours]
+        if absent:
+            raise BadInput(f"{given} has no probabilities of {_some(absent)}.", "", "Name them like the references.")
+        pairs = {case: (ours[case], theirs[case]) for case in theirs}
+    else:
+        pairs = {files.stem(reference): (given, reference)}
+    whole, each = probability_check.measure(pairs, request.band)
+    if request.reliability:
+        with files.Outputs() as outputs:
+            calibration.draw({"probabilities": whole}, Path(outputs.path(request.reliability)))
+    found: dict[str, Any] = {**whole.figures(), "band_mm": request.band, "reliability": request.reliability}
+    return found | ({"cases": {name: one.figures() for name, one in each.items()}} if len(each) > 1 else {})
 
 
 def compare_files(
@@ -239,8 +277,19 @@ def format_table(result: Mapping[str, Any]) -> str:
             f"{_UNDEFINED}: undefined, because a label is empty in the prediction, the reference or both; "
             "means leave it out."
         )
+    if "calibration" in result:
+        found = result["calibration"]
+        parts.append(
+            f"Calibration of {found['voxels']:,} voxels at most {found['band_mm']:g} mm from the foreground: expected "
+            f"calibration error {_figure(found['ece'])}, Brier score {_figure(found['brier'])}, negative log "
+            f"likelihood {_figure(found['nll'])}."
+        )
     parts += [*result["notes"], *(f"Not compared: {line}" for line in result["errors"])]
     return "\n\n".join(parts)
+
+
+def _figure(value: float | None) -> str:
+    return _UNDEFINED if value is None else f"{value:.4f}"
 
 
 def _heading(metric: str, result: Mapping[str, Any]) -> str:

@@ -20,6 +20,7 @@ from monai.transforms import (
     Invertd,
     SaveImage,
     SaveImaged,
+    ScaleIntensityd,
     ToDeviced,
 )
 
@@ -38,6 +39,7 @@ class Postprocessing:
         nearest: whether it goes back by nearest neighbour.
         finish: what is done to the label map on the input's grid afterwards.
         key: the name of the prediction in the bundle's transforms.
+        scale: what the output is multiplied by before the activation, the inverse of a temperature.
     """
 
     activation: str = "softmax"
@@ -47,9 +49,11 @@ class Postprocessing:
     nearest: bool = False
     finish: tuple[Callable[[Any], Any], ...] = ()
     key: str = "pred"
+    scale: float = 1.0
 
     def activate(self, output: torch.Tensor) -> torch.Tensor:
         """Probabilities (class, ...) from the network's output of the same shape, as the bundle says."""
+        output = output if self.scale == 1 else output * self.scale
         if self.activation == "softmax":
             return torch.softmax(output, dim=0)
         if self.activation == "sigmoid":
@@ -92,7 +96,7 @@ def parse(compose: Compose | None, classes: int) -> Postprocessing | None:
     transforms = [] if compose is None else [t for t in compose.flatten().transforms if not isinstance(t, _SILENT)]
     if not transforms:
         return default
-    activation, decision, threshold, nearest, key = "", "", 0.5, False, "pred"
+    activation, decision, threshold, nearest, key, scale = "", "", 0.5, False, "pred", 1.0
     order: list[str] = []
     finish: list[Callable[[Any], Any]] = []
     for transform in transforms:
@@ -102,6 +106,11 @@ def parse(compose: Compose | None, classes: int) -> Postprocessing | None:
                 return None
             activation = chosen
             order.append("activation")
+        elif isinstance(transform, ScaleIntensityd) and not order:
+            scaler = transform.scaler
+            if scaler.minv is not None or scaler.maxv is not None or scaler.factor is None:
+                return None
+            scale *= 1 + float(scaler.factor)
         elif isinstance(transform, Invertd) and "invert" not in order and not finish:
             nearest = bool(transform.nearest_interp[0])
             key = str(transform.keys[0])
@@ -119,6 +128,8 @@ def parse(compose: Compose | None, classes: int) -> Postprocessing | None:
     if not decision:
         decision = default.decision
         order.append("decision")
+    if scale != 1 and not activation:
+        return None  # a temperature is of logits
     inverted = "probability"
     if "invert" in order:
         earlier = order[: order.index("invert")]
@@ -127,7 +138,7 @@ def parse(compose: Compose | None, classes: int) -> Postprocessing | None:
             inverted = "probability"  # without an activation both are the same values
     elif finish:
         return None  # they would see the label map on the network's grid
-    return Postprocessing(activation, decision, threshold, inverted, nearest, tuple(finish), key)
+    return Postprocessing(activation, decision, threshold, inverted, nearest, tuple(finish), key, scale)
 
 
 def _activation(transform: Activationsd) -> str | None:

@@ -104,3 +104,50 @@ class EvaluateRequest(Request):
         (), "Names of labels, as VALUE=NAME; by default those in the file, or the values.", metavar="VALUE=NAME"
     )
     output: str = setting("", "Write the result as JSON, too.", short="o", kind="output", metavar="OUT.json")
+    probabilities: str = setting(
+        "", "Probabilities of the prediction (or a folder of them), as mli segment --probabilities writes them: their "
+        "calibration is measured.", kind="input", metavar="PROBABILITIES",
+    )  # fmt: skip
+    band: float = setting(
+        3.0, "Calibration looks at voxels in the reference's foreground or so close to it.",
+        unit="mm", minimum=0.0, maximum=1000.0, metavar="MM",
+    )  # fmt: skip
+    reliability: str = setting("", "Draw a reliability diagram of the probabilities.", kind="output", metavar="OUT.png")
+
+    def check_task(self) -> None:
+        if self.reliability and not self.probabilities:
+            raise BadInput("A reliability diagram needs probabilities.", "", "Give --probabilities.")
+        if self.reliability and not self.reliability.lower().endswith(".png"):
+            raise BadInput(f"{self.reliability} is no PNG file.", "", "End the name of the diagram with .png.")
+
+
+@dataclasses.dataclass(frozen=True)
+class CalibrateRequest(Request):
+    """Fit a model's temperature on validation cases, so that its probabilities mean what they say."""
+
+    task: ClassVar[str] = "calibrate"
+    words: ClassVar[tuple[str, ...]] = ("calibrate",)
+    runner: ClassVar[str] = "MLILib.segmentation.temperature"
+    summary: ClassVar[str] = "make a model's probabilities mean what they say"
+
+    model: str = setting(help="Name, folder or zip of a bundle.", kind="model", positional=True, metavar="MODEL")
+    dataset: str = setting(
+        help="Decathlon-format dataset.json that the model was trained on.", kind="input", positional=True,
+        metavar="DATASET.json",
+    )  # fmt: skip
+    output: str = setting(
+        help="Folder of the calibrated bundle to write.", short="o", kind="output_folder", metavar="BUNDLE"
+    )
+    fold: int = setting(
+        0, "Fold that was kept aside in training; its validation cases fit, its test cases measure.",
+        minimum=-1, maximum=99,
+    )  # fmt: skip
+    folds: int = setting(5, "Number of folds in training.", minimum=2, maximum=100)
+    band: float = setting(
+        3.0, "Looks at voxels in the foreground or so close to it.", unit="mm", minimum=0.0, maximum=1000.0,
+        metavar="MM",
+    )  # fmt: skip
+    device: str = device_setting()
+    trust: tuple[str, ...] = setting(
+        (), "sha256 of a bundle whose configuration may name any Python callable.", metavar="SHA256"
+    )
