@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import __version__
+from .. import __version__, stop_file
 from ..device import resolve
 from ..errors import BadInput
 from ..progress import Progress
@@ -97,7 +97,7 @@ class Trainer:
         self.generator = torch.Generator().manual_seed(request.seed)
         self.optimizers = self._make_optimizers()
         self._sums: dict[str, list[float]] = {}
-        self._drawn = 0.0
+        self._drawn = time.monotonic()
         compared = source.validation[:_COMPARED]
         self._real = (compared if len(compared) >= 32 else source.training[:_COMPARED]).to(device)
         adversarial = request.model in ADVERSARIAL
@@ -109,19 +109,18 @@ class Trainer:
 
     def fit(self, state_file: Path, progress: Progress) -> None:
         """Train what is left; checkpoints, samples and curves go beside `state_file`."""
-        stop = state_file.parent / "stop"
-        stop.unlink(missing_ok=True)
+        stop_file.clear(state_file.parent)
         names = list(self.phases)
         for name in names[names.index(self.phase) :]:
             if name != self.phase:
                 self._begin(name)
             progress.stage("Training the encoder" if name == "encoder" else "Training")
-            self._run_phase(state_file, stop, progress)
+            self._run_phase(state_file, progress)
             self._restore_best()
             self.steps_done[name] = self.step
         self.save(state_file)
 
-    def _run_phase(self, state_file: Path, stop: Path, progress: Progress) -> None:
+    def _run_phase(self, state_file: Path, progress: Progress) -> None:
         total = self.phases[self.phase]
         every = max(1, total // CHECKS)
         written = time.monotonic()
@@ -133,8 +132,7 @@ class Trainer:
             progress.fraction(self.step / total)
             if self.step % every == 0 or self.step == total:
                 self._check(state_file.parent, progress)
-            if stop.exists():
-                stop.unlink()
+            if stop_file.heard(state_file.parent):
                 if not self._best:
                     self._check(state_file.parent, progress)
                 progress.message(
@@ -277,7 +275,7 @@ class Trainer:
 
     def _descend(self, name: str, loss: Tensor) -> None:
         if not bool(torch.isfinite(loss)):
-            self._diverged(f"the loss of the {name} is {float(loss)}")
+            self._diverged(f"the loss of the {name} is {loss.item()}")
         for optimizer in self.optimizers.values():
             optimizer.zero_grad(set_to_none=True)
         loss.backward()
