@@ -136,6 +136,8 @@ def steps(inputs: Inputs) -> Steps:
             count = scalars.components(int(np.prod(grid.size)))
             del voxels
             yield from discard(output)
+            if name == "ablation-regions" and inputs.regions is not None:
+                _name_regions(details["parts"], inputs.regions)
             made.append((details, scalars, count, grid))
         records = [json.loads(Path(one[0]["record"]).read_text(encoding="utf-8")) for one in made]
         texts = [record_text(record, files) for record in records]
@@ -189,6 +191,16 @@ def _write(inputs: Inputs, folder: Path, files: dict[Path, Any]) -> Steps:
         yield from _write_segments(inputs.regions, values, volume, folder / "regions.nrrd", files)
         given["regions"] = str(folder / "regions.nrrd")
     return given
+
+
+def _name_regions(parts: Sequence[dict[str, Any]], node: slicer.vtkMRMLSegmentationNode) -> None:
+    """Call the regions that were taken away as their segments are called."""
+    segmentation = node.GetSegmentation()
+    for one in parts:
+        if 1 <= one["part"] <= segmentation.GetNumberOfSegments():
+            one["name"] = segmentation.GetNthSegment(one["part"] - 1).GetName()
+        else:
+            one["name"] = _("all else")
 
 
 def _write_segments(node: Any, values: Mapping[str, int], volume: Any, path: Path, files: dict[Path, Any]) -> Steps:
