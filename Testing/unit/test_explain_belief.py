@@ -172,7 +172,7 @@ class TestVerdict:
         found = verdict(network(), images(), edges)
         assert (found.badge, found.left, found.edges) == (EDGES, pytest.approx(1.0), pytest.approx(1.0))
         assert abs(found.chance) < 0.2
-        assert found.sentence.startswith("edge detector: 1.00 ")
+        assert found.sentence.startswith("edge detector: the map keeps a rank correlation of 1.00 ")
 
     def test_constant_map(self) -> None:
         with pytest.raises(BadInput, match="the same everywhere"):

@@ -173,7 +173,8 @@ def _case(
     aim = aims.find(subject, request.target, point=point)
     place, target, _ = aim.focused(subject)
     window = subject.padded[(slice(None), *place)][None].to(device)
-    base = baseline_of(subject.padded[None], request.baseline, 4.0)[0][(slice(None), *place)][None].to(device)
+    nothing = subject.with_padding(baseline_of(subject.prepared.image[None], request.baseline, 4.0)[0])
+    base = nothing[(slice(None), *place)][None].to(device)
     if layer:
         find_layer(subject.network, layer)
     elif _tests_layers(request.methods):

@@ -270,7 +270,7 @@ def _attributed(
     subject: Subject, aim: Aim, request: ExplainRequest, layer: str, regions: sitk.Image | None, progress: Progress
 ) -> _Made:
     padded = subject.padded
-    base = baseline_of(padded[None], request.baseline, request.blur)[0]
+    base = subject.with_padding(baseline_of(subject.prepared.image[None], request.baseline, request.blur)[0])
     warnings: list[str] = []
     names: dict[int, str] = {}
     wanted: torch.Tensor | None = None

@@ -13,7 +13,7 @@ from ..settings import Request, device_setting, setting
 from .methods import CHECKED, CHECKED_BY_DEFAULT, METHODS
 
 #: What stands for an image, or a part of it, that says nothing.
-BASELINES = ("zero", "minimum", "mean", "blur")
+BASELINES = ("blur", "zero", "minimum", "mean")
 PRIORS = ("total variation", "deep image prior")
 ATTACKS = ("fgsm", "pgd")
 
@@ -71,9 +71,9 @@ def _layer() -> Any:
 
 def _baseline() -> Any:
     return setting(
-        "zero",
-        "What stands for nothing, after the model's preprocessing: 0, the lowest intensity, each channel's mean, or "
-        "the image blurred.",
+        "blur",
+        "What stands for nothing, after the model's preprocessing: the image blurred, 0, the lowest intensity, or each "
+        "channel's mean. A constant image is no start for a network that normalises over the image (instance norm).",
         choices=BASELINES,
     )
 

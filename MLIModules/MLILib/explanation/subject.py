@@ -101,9 +101,13 @@ class Subject:
     @property
     def padded(self) -> torch.Tensor:
         """(C, *size with padding), what windows are cut from, on the CPU."""
-        if self.tiling is None or not any(a or b for a, b in self.padding):
-            return self.prepared.image
-        return padded(self.prepared.image, self.padding, self.tiling)
+        return self.with_padding(self.prepared.image)
+
+    def with_padding(self, image: torch.Tensor) -> torch.Tensor:
+        """(C, *size with padding) of an image (C, *size), padded as the model's windows are."""
+        if self.tiling is None:
+            return image
+        return padded(image, self.padding, self.tiling)
 
     @property
     def places(self) -> list[Place]:
@@ -168,7 +172,9 @@ class Subject:
             BadInput: the point lies outside the image, or the preprocessing cuts it away.
         """
         here = self.to_image_index(point)
-        names = [f"{low:.4g} to {high:.4g} {axis}" for axis, (low, high) in zip("RAS", _extent(self.grid), strict=True)]
+        names = [
+            f"{low:.4g} to {high:.4g} {axis}" for axis, (low, high) in zip("RAS", _extent(self.grid), strict=False)
+        ]
         if not all(-0.5 <= x <= n - 0.5 for x, n in zip(here, self.grid.size, strict=True)):
             raise BadInput(
                 f"The point {', '.join(f'{x:g}' for x in point)} lies outside the image.",
