@@ -104,7 +104,7 @@ class Progress:
         )
 
     def rater(self, name: str, status: str) -> None:
-        """How one of several atlases or raters fares: waiting, registering, cached, done, failed, left out.
+        """How one of several atlases, raters or cases fares: waiting, registering, cached, done, failed, left out.
 
         None of these events is left out: each is the only one that tells.
         """

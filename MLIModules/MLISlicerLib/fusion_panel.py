@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import html
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,11 @@ from MLILib.fusion.methods import METHODS
 from MLILib.registration.presets import PRESETS
 
 from . import display, fusion_atlases, fusion_report, models
-from .fusion_report import State
 from .jobs import Call, Status, Steps
-from .widget import swatch
+from .state_list import State, StateList
 
 #: Milliseconds between a change of the scene and a new look at its folders, so that loading looks once.
 _LATER = 100
-#: Rows that the list of atlases shows at once.
-_ROWS = 8
 #: Rows that the table of trust shows at once.
 _RATERS = 12
 #: Colour of the swatch for each state, and the state in words.
@@ -71,8 +69,7 @@ class FusionPanel:
     def setupPanel(self) -> None:
         """Fill the choosers and connect the widgets."""
         self._shownResult: Any = None
-        self._states: list[State] = []
-        self._shownStates: list[State] = []
+        self._states = StateList(self.ui.atlasesTableWidget, _STATES, "registering")
         self._hierarchy: Any = None
         ui = self.ui
         for text, value in ((_("Atlases, registered to a target"), "atlases"), (_("Raters of one image"), "raters")):
@@ -101,9 +98,6 @@ class FusionPanel:
         ui.showMetricsButton.connect("clicked(bool)", lambda _c=False: self.plot("metricsChart"))
         ui.showRecordButton.connect("clicked(bool)", self.onShowRecordButton)
         ui.disagreementThresholdSlider.connect("valueChanged(double)", self.onDisagreementThresholdChanged)
-        ui.atlasesTableWidget.setColumnCount(2)
-        ui.atlasesTableWidget.verticalHeader().visible = False
-        ui.atlasesTableWidget.horizontalHeader().setStretchLastSection(True)
         self._later = qt.QTimer()
         self._later.setSingleShot(True)
         self._later.setInterval(_LATER)
@@ -253,56 +247,28 @@ class FusionPanel:
 
     def startsAfresh(self, names: list[str]) -> None:
         """A job begins: all atlases wait."""
-        self._states = [State(name, "waiting") for name in names]
-        self.showStates()
+        self.showStates([State(name, "waiting") for name in names])
 
     def onProgress(self, status: Status) -> None:
         """Show where the job is, and how each atlas fares."""
         super().onProgress(status)  # type: ignore[misc]
         if status.raters:
-            known = {state.name: state for state in self._states}
-            for name, word in status.raters.items():
-                known[name] = State(name, word)
-            if list(known.values()) != self._states:
-                self._states = list(known.values())
-                self.showStates()
+            self._states.hear(status, self._heading())
 
     def onCancelled(self) -> None:
         """Called when a cancelled job has ended."""
-        self._states = []
+        self.showStates([])
         self._shownResult = None
         self.showStoredResult()
         super().onCancelled()  # type: ignore[misc]
 
-    def showStates(self) -> None:
-        """Show how each atlas fares; a row that did not change is left alone."""
-        table, states = self.ui.atlasesTableWidget, self._states
-        table.visible = bool(states)
-        heading = _("Rater") if self._parameterNode is not None and self._parameterNode.mode == "raters" else _("Atlas")
-        table.setHorizontalHeaderLabels([heading, _("State")])
-        if len(states) != len(self._shownStates):
-            table.setRowCount(len(states))
-            self._shownStates = []
-        for row, state in enumerate(states):
-            if row < len(self._shownStates) and self._shownStates[row] == state:
-                continue
-            color, word = _STATES.get(state.status, ("#b0b0b0", state.status))
-            text = f"{word}: {state.note}" if state.note else word
-            for column, cell in enumerate((state.name, text)):
-                item = qt.QTableWidgetItem(cell)
-                item.setToolTip(f"{state.name}: {text}")
-                if column == 0:
-                    item.setIcon(swatch(color))
-                table.setItem(row, column, item)
-            if state.status == "registering":
-                table.scrollToItem(table.item(row, 0))
-        if states != self._shownStates:
-            if len(states) != len(self._shownStates):
-                table.resizeColumnToContents(0)
-            table.resizeRowsToContents()
-            height = sum(table.rowHeight(row) for row in range(min(len(states), _ROWS)))
-            table.setFixedHeight(table.horizontalHeader().sizeHint.height() + height + 2 * table.frameWidth)
-        self._shownStates = list(states)
+    def showStates(self, states: Sequence[State]) -> None:
+        """Show how each atlas or rater fares."""
+        self._states.show(states, self._heading())
+
+    def _heading(self) -> str:
+        raters = self._parameterNode is not None and self._parameterNode.mode == "raters"
+        return _("Rater") if raters else _("Atlas")
 
     # -- the result
 
@@ -336,8 +302,7 @@ class FusionPanel:
         self.ui.resultsCollapsibleButton.visible = shown
         held = json.loads(node.summary) if shown and node.summary else {}
         if self.job is None:
-            self._states = [State(*state) for state in held.get("states", [])]
-            self.showStates()
+            self.showStates([State(*state) for state in held.get("states", [])])
         self.showTable(self.ui.ratersTableView, node.ratersTable if shown else None, _RATERS)
         self.ui.agreementLabel.text = held.get("words", "")
         ofRaters = held.get("kind") == "raters"

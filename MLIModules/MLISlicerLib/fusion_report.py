@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import html
 import math
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from MLILib.progress import duration
 
 from . import nodes
 from .nodes import node_or_new
+from .state_list import State
 
 #: With more labels the bars show each rater's mean over them.
 _MOST_LABELS = 4
@@ -36,17 +36,6 @@ _KAPPA = (
     (0.8, "substantial"),
     (1.0, "almost perfect"),
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class State:
-    """How an atlas or rater fared, for a reader: what a :class:`MLISlicerLib.jobs.Status` or a result calls `status`,
-    and why.
-    """
-
-    name: str
-    status: str
-    note: str = ""
 
 
 def states(details: Mapping[str, Any]) -> list[State]:

@@ -24,9 +24,11 @@ if importlib.util.find_spec("MLISlicerLib") is None:
     # Installed, the libraries lie beside this file; in the source tree beside its folder, where Slicer does not look.
     sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))
 
+from MLILib.cohort.requests import BatchSegmentRequest
 from MLILib.files import sha256
 from MLILib.segmentation.requests import EvaluateRequest, SegmentRequest, TrainSegmentationRequest
 from MLISlicerLib import display, install, models, segmentation
+from MLISlicerLib.cohort_panel import CohortPanel
 from MLISlicerLib.logic import MLILogic
 from MLISlicerLib.model_chooser import ModelChooser
 from MLISlicerLib.parameters import CheckedConnector, ChoiceConnector, parameter, tooltip
@@ -102,6 +104,7 @@ class MLISegmentationParameterNode:
     volumesTable, metricsTable, metricsChart, record - The nodes of the latest result.
     trainFolder - Cases to train on: a folder of the scene, or "file" for those that trainPath lists.
     trainName - What the trained model is called.
+    cohortPath, cohortOutput - Files to segment all at once, and the folder for what comes of them.
     """
 
     inputVolume: vtkMRMLScalarVolumeNode
@@ -137,6 +140,10 @@ class MLISegmentationParameterNode:
     hours: parameter(TrainSegmentationRequest, "hours")
     fold: parameter(TrainSegmentationRequest, "fold")
     folds: parameter(TrainSegmentationRequest, "folds")
+    cohortPath: str = ""
+    cohortOutput: str = ""
+    workers: parameter(BatchSegmentRequest, "workers")
+    overwrite: parameter(BatchSegmentRequest, "overwrite")
 
 
 #
@@ -144,7 +151,7 @@ class MLISegmentationParameterNode:
 #
 
 
-class MLISegmentationWidget(TrainingPanel, ModelChooser, MLIWidget):
+class MLISegmentationWidget(TrainingPanel, CohortPanel, ModelChooser, MLIWidget):
     """The module's panel; what all panels share is in MLISlicerLib.widget."""
 
     REQUEST = SegmentRequest
@@ -158,6 +165,7 @@ class MLISegmentationWidget(TrainingPanel, ModelChooser, MLIWidget):
         self.setupModels([self.ui.modelComboBox, self.ui.moreModelsComboBox])
         self.fillDevices(self.ui.deviceComboBox)
         self.setupTraining()
+        self.setupCohort()
         for text, value in ((_("Mean of probabilities"), "mean"), (_("Majority vote"), "vote")):
             self.ui.ensembleComboBox.addItem(text, value)
         self.ui.ensembleComboBox.toolTip = tooltip(SegmentRequest, "ensemble")
@@ -244,11 +252,13 @@ class MLISegmentationWidget(TrainingPanel, ModelChooser, MLIWidget):
         self.ui.ensembleComboBox.enabled = bool(node.moreModels)
         self.showStoredResult()
         self.showTraining()
+        self.showCohort()
 
     def onProgress(self, status) -> None:
-        """Show where the job is; of a training the curves, too."""
+        """Show where the job is; of a training the curves, of a cohort each case."""
         super().onProgress(status)
         self.onTrainingProgress(status)
+        self.onCohortProgress(status)
 
     def showStoredResult(self) -> None:
         """Show the nodes of the latest result of this parameter set, if they are not shown already."""
@@ -299,13 +309,18 @@ class MLISegmentationLogic(MLILogic):
         node = parameterNode
         return [node.inputVolume, node.inputVolume2, node.inputVolume3, node.inputVolume4][: max(1, count)]
 
+    def models(self, parameterNode):
+        """The setting with the names of the models that a parameter set asks for."""
+        node = parameterNode
+        return {"model": [node.model, *(name for name in node.moreModels if name != node.model)]}
+
     def inputs(self, parameterNode, channels: int = 1):
         """What a parameter set asks for."""
         node = parameterNode
         tile = [node.tileX, node.tileY, node.tileZ]
         names = ("device", "tta", "mc_dropout", "keep_largest", "ensemble", "overlap", "seed")
         settings = {name: getattr(node, name) for name in names}
-        settings["model"] = [node.model, *(name for name in node.moreModels if name != node.model)]
+        settings |= self.models(node)
         settings["tile"] = tile if any(tile) else []
         return segmentation.Inputs(
             volumes=self.inputVolumes(node, channels),

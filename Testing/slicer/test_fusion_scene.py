@@ -276,7 +276,8 @@ class TestReport:
         assert fusion_report.largest_entropy(details) == 1.0
 
     def test_states(self):
-        from MLISlicerLib.fusion_report import State, states
+        from MLISlicerLib.fusion_report import states
+        from MLISlicerLib.state_list import State
 
         outcomes = [
             {"name": "a", "status": "used", "reason": "", "seconds": 75.0, "cached": False},

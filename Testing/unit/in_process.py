@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
@@ -18,10 +18,13 @@ def segment_here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Until the test ends; gives the names of the jobs that were asked for, as they are."""
     asked: list[str] = []
 
-    def here(jobs: Sequence[Job], workers: int, progress: Progress) -> Iterator[Finished]:
+    def here(
+        jobs: Sequence[Job], workers: int, progress: Progress, begins: Callable[[Job], None] = lambda job: None
+    ) -> Iterator[Finished]:
         for job in jobs:
             progress.check_cancelled()
             asked.append(job.name)
+            begins(job)
             try:
                 result = tasks.run(tasks.request_class(job.task).from_json(json.loads(json.dumps(job.request))))
                 yield Finished(job, result, None, 1.0)

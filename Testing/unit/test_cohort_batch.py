@@ -54,6 +54,22 @@ def cohort(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cohort:
     return made
 
 
+def test_each_case_is_told_of(cohort: Cohort) -> None:
+    (cohort.folder / "in" / "image_01.nii.gz").write_bytes(b"nonsense")
+    told: dict[str, list[str]] = {}
+
+    def hear(event: dict[str, Any]) -> None:
+        if event["event"] == "rater":
+            told.setdefault(event["name"], []).append(event["status"])
+
+    cohort.run(Progress(hear))
+    assert told["image_00"] == ["waiting", "segmenting", "done"]
+    assert told["image_01"] == ["waiting", "segmenting", "failed"]
+    told.clear()
+    cohort.run(Progress(hear))
+    assert told["image_00"] == ["waiting", "done before"]
+
+
 def test_each_case_has_labels_a_record_and_a_line(cohort: Cohort) -> None:
     result = cohort.run()
     assert result["ok"]
@@ -118,7 +134,7 @@ def test_a_bad_case_stops_none_of_the_others(cohort: Cohort) -> None:
 
 
 def test_cancel_keeps_what_is_done(cohort: Cohort) -> None:
-    stop = Progress(cancelled=lambda: len(cohort.asked) >= 2)
+    stop = Progress(cancelled=lambda: len(cohort.asked) >= 3)
     with pytest.raises(Cancelled):
         cohort.run(stop)
     statuses = [row["status"] for row in cohort.table().values()]

@@ -74,6 +74,14 @@ def test_one_worker_does_all(run: Run, tmp_path: Path) -> None:
     assert living(tmp_path) == []
 
 
+def test_who_asks_hears_which_job_begins(run: Run) -> None:
+    begun: list[str] = []
+    jobs = [Job(name, "any", {}) for name in "abc"]
+    told = [(one.job.name, list(begun)) for one in pool.run(jobs, 1, Progress(), lambda job: begun.append(job.name))]
+    assert begun == ["a", "b", "c"]
+    assert all(name in so_far for name, so_far in told)
+
+
 def test_several_work_at_the_same_time(run: Run) -> None:
     started = time.monotonic()
     found = run({name: {"sleep": 1.0} for name in "abcd"}, workers=4)

@@ -11,7 +11,7 @@ import csv
 import dataclasses
 import json
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ from .requests import BatchSegmentRequest
 
 TABLE = "cohort.csv"
 RECORD = "cohort.json"
+#: How a case fares before its end.
+WAITING, SEGMENTING = "waiting", "segmenting"
 #: What may have come of a case.
 DONE, BEFORE, FAILED, IN_THE_WAY = "done", "done before", "failed", "in the way"
 #: Settings that do not change a label map's content.
@@ -80,13 +82,19 @@ def run(request: BatchSegmentRequest, progress: Progress) -> dict[str, Any]:
     todo = []
     for number, (name, one) in enumerate(wanted.items()):
         progress.fraction(number / len(wanted))
+        progress.rater(name, WAITING)
         if not known(one, rows[name], models, overwrite=request.overwrite):
             todo.append(Job(name, SegmentRequest.task, one.to_json()))
+        else:
+            progress.rater(name, rows[name].status)
     progress.stage("Segmenting")
     try:
-        with contextlib.closing(work(todo, request, progress)) as ended:
+        with contextlib.closing(
+            work(todo, request, progress, lambda job: progress.rater(job.name, SEGMENTING))
+        ) as ended:
             for number, found in enumerate(ended, start=1):
                 note(found, rows[found.job.name])
+                progress.rater(found.job.name, rows[found.job.name].status)
                 if found.error is not None:
                     progress.message(f"{found.job.name}: {found.error}")
                 progress.fraction(number / len(todo))
@@ -117,15 +125,19 @@ def segment_request(request: BatchSegmentRequest, case: CohortCase, folder: Path
     return SegmentRequest(**values, images=case.images, output=str(folder / f"{case.name}{request.ending}"))
 
 
-def work(jobs: Sequence[Job], request: Any, progress: Progress) -> Generator[Finished, None, None]:
-    """The jobs, where the request says: in workers on this computer, or on a scheduler's."""
+def work(
+    jobs: Sequence[Job], request: Any, progress: Progress, begins: Callable[[Job], None] = lambda job: None
+) -> Generator[Finished, None, None]:
+    """The jobs, where the request says: in workers on this computer, or on a scheduler's, which do not tell when a
+    job begins.
+    """
     if not jobs:
         return
     if request.scheduler:
         placed = [dataclasses.replace(job, request=_absolute(dict(job.request))) for job in jobs]
         yield from cluster.run(placed, request.scheduler, progress)
     else:
-        yield from pool.run(jobs, request.workers, progress)
+        yield from pool.run(jobs, request.workers, progress, begins)
 
 
 def _absolute(request: dict[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,13 +65,20 @@ class Finished:
     seconds: float
 
 
-def run(jobs: Sequence[Job], workers: int, progress: Progress) -> Iterator[Finished]:
+#: What the workers' threads tell: a job that begins, how one ended, or a bug.
+_Told = queue.SimpleQueue["Job | Finished | BaseException"]
+
+
+def run(
+    jobs: Sequence[Job], workers: int, progress: Progress, begins: Callable[[Job], None] = lambda job: None
+) -> Iterator[Finished]:
     """Do the jobs in `workers` processes; each is given as it ends.
 
     Args:
         jobs: in the order they are started.
         workers: processes at a time; with several the CPU's cores are shared out among them.
         progress: asked whether to stop.
+        begins: called, on the caller's thread, with each job that a worker has turned to.
 
     Raises:
         Cancelled: the user stopped; the workers are ended.
@@ -79,16 +86,16 @@ def run(jobs: Sequence[Job], workers: int, progress: Progress) -> Iterator[Finis
     waiting: queue.SimpleQueue[Job] = queue.SimpleQueue()
     for job in jobs:
         waiting.put(job)
-    ended: queue.SimpleQueue[Finished | BaseException] = queue.SimpleQueue()
+    told: _Told = queue.SimpleQueue()
     count = min(workers, len(jobs))
     with contextlib.ExitStack() as stack:
         crew = [stack.enter_context(_Worker(threads=_share(count))) for _ in range(count)]
-        threads = [threading.Thread(target=_serve, args=(one, waiting, ended), daemon=True) for one in crew]
+        threads = [threading.Thread(target=_serve, args=(one, waiting, told), daemon=True) for one in crew]
         try:
             for thread in threads:
                 thread.start()
             for _ in jobs:
-                yield _next(ended, progress)
+                yield _next(told, progress, begins)
         finally:
             for one in crew:
                 one.stop()
@@ -101,30 +108,31 @@ def _share(workers: int) -> int:
     return max(1, (os.cpu_count() or 1) // workers) if workers > 1 else 0
 
 
-def _next(ended: queue.SimpleQueue[Finished | BaseException], progress: Progress) -> Finished:
+def _next(told: _Told, progress: Progress, begins: Callable[[Job], None]) -> Finished:
     while True:
         progress.check_cancelled()
         try:
-            found = ended.get(timeout=_PATIENCE)
+            found = told.get(timeout=_PATIENCE)
         except queue.Empty:
             continue
         if isinstance(found, BaseException):
             raise found
-        return found
+        if isinstance(found, Finished):
+            return found
+        begins(found)
 
 
-def _serve(
-    worker: _Worker, waiting: queue.SimpleQueue[Job], ended: queue.SimpleQueue[Finished | BaseException]
-) -> None:
+def _serve(worker: _Worker, waiting: queue.SimpleQueue[Job], told: _Told) -> None:
     try:
         while not worker.stopped:
             try:
                 job = waiting.get_nowait()
             except queue.Empty:
                 return
-            ended.put(worker.do(job))
+            told.put(job)
+            told.put(worker.do(job))
     except BaseException as error:  # a bug: told where the jobs are waited for, else nobody would hear of it
-        ended.put(error)
+        told.put(error)
 
 
 class _Worker:
