@@ -1,4 +1,4 @@
-"""A list of how each of many fares in a job: a row for each atlas, rater or case, with a colour and a word for its state."""
+"""A list of how each of many fares in a job: a row for each atlas, rater or case, with a colour and a word."""
 
 from __future__ import annotations
 
