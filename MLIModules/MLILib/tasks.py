@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 
 from .anomaly.normative_requests import NormativeRequest, TrainNormativeRequest
 from .anomaly.requests import AnomalyRequest, TrainAnomalyRequest
-from .classification.requests import TrainClassificationRequest
 from .classical.requests import ClassicalRequest
+from .classification.requests import TrainClassificationRequest
 from .cohort.requests import BatchSegmentRequest, CompareRequest
 from .errors import BadInput
 from .explanation.requests import AttackRequest, ExplainCheckRequest, ExplainLayersRequest, ExplainRequest

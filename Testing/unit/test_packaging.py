@@ -18,7 +18,9 @@ ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = ROOT / "MLIModules" / "MLILib"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 #: Name to import, where it is not the name to install.
-IMPORTED = {"PyYAML": "yaml", "pillow": "PIL"}
+#: Extras that the library imports where they are installed.
+OPTIONAL = ("cluster", "forest")
+IMPORTED = {"PyYAML": "yaml", "pillow": "PIL", "scikit-learn": "sklearn"}
 JUNK = shutil.ignore_patterns("__pycache__", "*.egg-info", ".*", "build")
 
 
@@ -97,7 +99,9 @@ class TestWheel:
 
 class TestDependencies:
     def test_what_the_library_imports_is_declared(self) -> None:
-        declared = {IMPORTED.get(name_of(d), name_of(d)) for d in PROJECT["project"]["dependencies"]}
+        extras = PROJECT["project"]["optional-dependencies"]
+        wanted = [*PROJECT["project"]["dependencies"], *(d for name in OPTIONAL for d in extras[name])]
+        declared = {IMPORTED.get(name_of(d), name_of(d)) for d in wanted}
         used = set().union(*(imports_of(file) for file in LIBRARY.rglob("*.py")))
         through_monai = {"nibabel"}  # MONAI's Orientation imports it when an image is turned
         assert (used - set(sys.stdlib_module_names) - {"MLILib"}) | through_monai == declared
