@@ -17,9 +17,9 @@ import MLILib
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = ROOT / "MLIModules" / "MLILib"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-#: Name to import, where it is not the name to install.
 #: Extras that the library imports where they are installed.
 OPTIONAL = ("cluster", "forest")
+#: Name to import, where it is not the name to install.
 IMPORTED = {"PyYAML": "yaml", "pillow": "PIL", "scikit-learn": "sklearn"}
 JUNK = shutil.ignore_patterns("__pycache__", "*.egg-info", ".*", "build")
 
