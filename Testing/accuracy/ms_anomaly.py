@@ -80,7 +80,7 @@ def measure(folder: Path, steps: int) -> dict[str, Any]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder")
-    parser.add_argument("--steps", type=int, default=900)
+    parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--json", default="")
     asked = parser.parse_args()
     result = measure(Path(asked.folder), asked.steps)

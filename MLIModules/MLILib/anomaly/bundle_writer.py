@@ -281,7 +281,9 @@ def model_card(name: str, outcome: Outcome, parameters: int, warnings: list[str]
             str(words.get("data", "not stated")),
             "",
             f"{len(source.training)} images or patches known to the model's statistics, {len(source.validation)} kept "
-            "aside for thresholds; whatever was marked to be left out took no part.",
+            "aside for thresholds; whatever was marked to be left out took no part. `models/baselines.pt` holds "
+            "principal components and codes of training images, for the trivial scores: who may not see those may not "
+            "have it.",
             "",
             "## Training",
             "",

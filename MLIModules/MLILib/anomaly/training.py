@@ -246,10 +246,7 @@ class Trainer:
     def _denoising_loss(self, x: Tensor, weight: Tensor) -> Tensor:
         request = self.request
         added = blobs(len(x), x.shape[-1], request.noise, request.tail, self.generator).to(self.device)
-        # Scanners scale: a little of it, so that the map does not hang on the last percent of the normalisation.
-        gain = 1.0 + 0.16 * (torch.rand(len(x), 1, 1, 1, generator=self.generator).to(self.device) - 0.5)
         body = x > -1.0
-        x = torch.where(body, ((x + 1.0) * gain - 1.0).clamp(-1.0, 1.0), x)
         again = self.model.cut(self.model.denoiser(self.model.placed(x + added * body)))
         return ((again - x).abs() * weight).sum() / weight.sum().clamp(min=1.0)
 
