@@ -79,6 +79,11 @@ class Reliability:
         return {"ece": self.error, "brier": self.brier, "nll": self.nll, "voxels": self.voxels}
 
 
+def nothing() -> Reliability:
+    """The reliability of no voxels, to add to."""
+    return Reliability(np.zeros(BINS, np.int64), np.zeros(BINS), np.zeros(BINS, np.int64))
+
+
 def with_background(probabilities: Floats) -> Floats:
     """Probabilities (..., labels) with that of the background put before them, (..., 1 + labels)."""
     rest = np.clip(1.0 - probabilities.sum(axis=-1, keepdims=True), 0.0, 1.0)
@@ -114,7 +119,7 @@ def reliability(probabilities: Floats, labels: npt.NDArray[np.integer], bins: in
     squared = (probabilities.astype(np.float64) ** 2).sum() - 2 * true.sum() + len(true)
     return Reliability(
         counts=np.bincount(place, minlength=bins),
-        confidence=np.bincount(place, weights=confidence, minlength=bins),
+        confidence=np.bincount(place, weights=confidence, minlength=bins).astype(np.float64),
         correct=np.bincount(place, weights=right, minlength=bins).astype(np.int64),
         squared=float(squared),
         surprise=float(-np.log(np.clip(true, _SMALLEST, 1.0)).sum()),

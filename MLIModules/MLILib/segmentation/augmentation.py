@@ -140,6 +140,28 @@ class Sampler:
         state = np.random.SeedSequence([self._seed, epoch, len(self._cases)])
         return [int(i) for i in np.random.default_rng(state).permutation(len(self._cases))]
 
+    def visited(self, step: int, batch: int, *, first: int = 0, epochs: int = 0) -> list[tuple[int, int]]:
+        """The (epoch, case) that a step looks at: epochs from `first` on, their orders one after the other.
+
+        Args:
+            step: counted from 0 where epoch `first` begins.
+            batch: cases a step.
+            first: epoch.
+            epochs: how many there are; a step at the end of the last one is smaller. 0 is without end.
+        """
+        cases = len(self._cases)
+        positions = range(step * batch, (step + 1) * batch)
+        if epochs:
+            positions = range(positions.start, min(positions.stop, epochs * cases))
+        orders: dict[int, list[int]] = {}
+        out = []
+        for position in positions:
+            epoch = first + position // cases
+            if epoch not in orders:
+                orders[epoch] = self.order(epoch)
+            out.append((epoch, orders[epoch][position % cases]))
+        return out
+
     def _state(self, epoch: int, index: int) -> int:
         return int(np.random.SeedSequence([self._seed, epoch, index]).generate_state(1)[0])
 

@@ -354,7 +354,11 @@ def statistics_of(values: Sequence[Any]) -> dict[str, float]:
 def model_card(name: str, description: Description, summary: Mapping[str, Any], parameters: int) -> str:
     """docs/README.md: what the model is for, how it was made, what was measured, what it cannot do."""
     words, request, split, plan = description.words(), description.request, description.split, description.plan
-    repeated = dataclasses.replace(request, **portable(request.dataset, request.output, request.describe))
+    repeated = dataclasses.replace(
+        request,
+        **portable(request.dataset, request.output, request.describe),
+        unlabelled="/".join(Path(request.unlabelled).absolute().parts[-2:]) if request.unlabelled else "",
+    )
     lines = [
         f"# {words.get('title', name)}",
         "",

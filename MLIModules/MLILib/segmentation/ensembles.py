@@ -10,6 +10,7 @@ import csv
 import dataclasses
 import json
 import math
+import shutil
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -65,6 +66,8 @@ def train_members(request: TrainSegmentationRequest, progress: Progress) -> dict
         else:
             progress.message(f"Model {i + 1} of {len(wanted)}: {place.name}")
             begun = (place / "training" / "checkpoint.pt").exists()
+            if place.exists() and not begun and {p.name for p in place.iterdir()} <= {"training"}:
+                shutil.rmtree(place)  # cut short before the first checkpoint: nothing is lost
             result = training.run(dataclasses.replace(member, resume=begun), progress)
             kept = {k: result.get(k) for k in ("validation_dice", "test", "seconds", "error")}
             write_json(result_file, kept)

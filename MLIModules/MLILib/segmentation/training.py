@@ -7,10 +7,11 @@ warm-up and a cosine schedule, and an exponential moving average of the weights,
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from ..errors import BadInput, MissingPackage
 from ..progress import Progress
 from . import bundle_writer, sample_picture, training_memory, unlabelled
 from .augmentation import Sampler, preprocess
+from .batch_statistics import renew
 from .checkpoint import read_plan, require_same, write_state
 from .curve import write_curve
 from .dataset import Dataset, Split, chosen_cases, fingerprint, read_dataset, require_usable, split_cases
@@ -37,6 +39,8 @@ from .train_request import TrainSegmentationRequest
 VALIDATE_EVERY = 5
 _WARMUP_STEPS = 200
 _CLIP_NORM = 12.0
+#: Batches that the statistics of batch normalisation are measured on.
+_STATISTICS_BATCHES = 16
 #: Steps in which the autoencoder of the shape prior learns.
 _SHAPE_STEPS = 400
 
@@ -62,6 +66,7 @@ def run(request: TrainSegmentationRequest, progress: Progress) -> dict[str, Any]
         from .ensembles import train_members  # which calls this function again
 
         return train_members(request, progress)
+    require_einops(request.network)
     dataset = read_dataset(request.dataset)
     split, images = chosen_cases(split_cases(dataset, request.fold, request.folds), request.labelled, request.draw)
     require_usable(dataset.cases, len(dataset.labels))
@@ -286,7 +291,7 @@ class Trainer:
 
         def labels(step: int) -> torch.Tensor:
             # epochs from the far end, so that the network will not see the same samples in the same order
-            indices = _visited(sampler, step, self.batch, len(self._training), first=10**6)
+            indices = sampler.visited(step, self.batch, first=10**6)
             return torch.stack([sampler.sample(epoch, i)[1] for epoch, i in indices])
 
         def on_step(done: int) -> None:
@@ -306,16 +311,15 @@ class Trainer:
         steps = self.steps_per_epoch
         rounds = math.ceil(steps * self.batch / len(self._training)) if self.request.steps else 1
         for step in range(steps):
-            visited = _visited(sampler, step, self.batch, len(self._training), first=self.epoch * rounds, last=rounds)
+            visited = sampler.visited(step, self.batch, first=self.epoch * rounds, epochs=rounds)
             chosen = self.crew.share(visited)
             images, labels = zip(*(sampler.sample(epoch, i) for epoch, i in chosen), strict=True)
             number = self.epoch * steps + step
             views = None
             if other is not None:
-                at = self.crew.share(_visited(other, number, self.batch, len(self._unlabelled), first=0))
-                views = [
-                    torch.stack(v) for v in list(zip(*(other.views(epoch, i) for epoch, i in at), strict=True))[:2]
-                ]
+                at = self.crew.share(other.visited(number, self.batch))
+                both = [other.views(epoch, i) for epoch, i in at]
+                views = [torch.stack([view[side] for view in both]) for side in (0, 1)]
             names = [self.split.training[i].name for _, i in chosen]
             total += self._step(torch.stack(images), torch.stack(labels), number, names, views)
             progress.fraction((self.epoch + (step + 1) / steps) / self.request.epochs)
@@ -361,7 +365,7 @@ class Trainer:
         if request.shape_prior and self._shapes is not None:
             loss = loss + request.shape_prior * oddity(self._shapes, logits[:n])
         if views is not None:
-            self.average.eval()
+            self.average.train()  # with noise of its own; its batch statistics are copied below
             with (
                 torch.no_grad(),
                 torch.autocast(self.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None),
@@ -396,11 +400,19 @@ class Trainer:
             return f"{self.request.hours:g} hours are over"
         return ""
 
+    def _training_batches(self) -> Iterator[torch.Tensor]:
+        """Some batches of training images, the same ones every time."""
+        sampler = self._sampler(self._training)
+        for step in range(_STATISTICS_BATCHES):
+            images = [sampler.sample(epoch, i)[0] for epoch, i in sampler.visited(step, self.batch, first=10**6)]
+            yield torch.stack(images).to(self.device)
+
     def _validate(self, row: dict[str, float], progress: Progress) -> None:
+        with torch.autocast(self.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None):
+            renew(self.average, self._training_batches())
         if not self._validation:  # fold -1: the last weights are kept
             self._keep()
             return
-        self.average.eval()
         scores = []
         for number, (image, label) in enumerate(self._validation):
             found = self._predicted(image)
@@ -503,27 +515,6 @@ class Trainer:
         self.history = json.loads(state["history"])
 
 
-def _visited(
-    sampler: Sampler, step: int, batch: int, cases: int, *, first: int, last: int = 0
-) -> list[tuple[int, int]]:
-    """The (epoch, case) that a step looks at: epochs from `first` on, their orders one after the other.
-
-    Args:
-        last: how many epochs there are; a step at the end of the last one is smaller. 0 is without end.
-    """
-    positions = range(step * batch, (step + 1) * batch)
-    if last:
-        positions = range(positions.start, min(positions.stop, last * cases))
-    orders: dict[int, list[int]] = {}
-    out = []
-    for position in positions:
-        epoch = first + position // cases
-        if epoch not in orders:
-            orders[epoch] = sampler.order(epoch)
-        out.append((epoch, orders[epoch][position % cases]))
-    return out
-
-
 def _diverged(number: int, loss: float, logits: torch.Tensor, names: Sequence[str]) -> Diverged:
     odd = [name for name, found in zip(names, logits, strict=False) if not bool(torch.isfinite(found).all())]
     which = ", ".join(odd or names)
@@ -578,6 +569,13 @@ def require_fresh(folder: Path, state_file: Path, resume: bool) -> None:
         "An earlier training wrote there." if state_file.exists() else "",
         "Go on with --resume, or name another folder." if state_file.exists() else "Name another folder.",
     )
+
+
+def require_einops(network: str) -> None:
+    if network == "swinunetr" and importlib.util.find_spec("einops") is None:
+        raise MissingPackage(
+            "The package einops is not installed.", "MONAI's SwinUNETR is made with it.", "Run: pip install einops"
+        )
 
 
 def require_matplotlib() -> None:

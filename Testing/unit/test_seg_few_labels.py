@@ -1,0 +1,182 @@
+"""Few labels and absent channels: a mean teacher on unlabelled images, and models that do without a channel."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from tiny_dataset import write_dataset
+
+torch = pytest.importorskip("torch")
+
+from MLILib.errors import BadInput  # noqa: E402
+from MLILib.progress import Progress  # noqa: E402
+from MLILib.segmentation import unlabelled  # noqa: E402
+from MLILib.segmentation.dataset import chosen_cases, read_dataset, split_cases  # noqa: E402
+from MLILib.segmentation.requests import SegmentRequest, TrainSegmentationRequest  # noqa: E402
+from MLILib.segmentation.training import Trainer  # noqa: E402
+from MLILib.tasks import run  # noqa: E402
+
+SETTINGS: dict[str, Any] = {"epochs": 4, "filters": 2, "batch": 2, "device": "cpu", "amp": False, "folds": 3}
+
+
+def two_channels(folder: Path, n: int = 6) -> Path:
+    """The ellipsoids with a second channel that shows them as well, with the contrast turned round."""
+    data = json.loads(write_dataset(folder, n, size=(20, 18)).read_text(encoding="utf-8"))
+    for case in data["training"]:
+        image = sitk.ReadImage(str(folder / case["image"]))
+        second = case["image"].replace("image", "second")
+        sitk.WriteImage(200.0 - image, str(folder / second))
+        case["image"] = [case["image"], second]
+    data["modality"] = {"0": "T1", "1": "T2"}
+    (folder / "dataset.json").write_text(json.dumps(data), encoding="utf-8")
+    return folder / "dataset.json"
+
+
+class TestMeanTeacher:
+    def test_the_weight_grows_from_e_to_the_minus_5_to_1(self) -> None:
+        """Laine 2017: exp(-5 (1 - t)^2)."""
+        assert unlabelled.ramp(0.0) == pytest.approx(math.exp(-5))
+        assert unlabelled.ramp(unlabelled.RAMP / 2) == pytest.approx(math.exp(-1.25))
+        assert unlabelled.ramp(1.0) == 1.0
+
+    def test_no_gradient_reaches_the_teacher(self) -> None:
+        student, teacher = (torch.randn(1, 2, 4, 4, requires_grad=True) for _ in range(2))
+        unlabelled.disagreement(student, teacher).backward()
+        assert student.grad is not None
+        assert teacher.grad is None
+
+    def test_those_who_agree_do_not_disagree(self) -> None:
+        logits = torch.randn(2, 3, 5, 5)
+        assert float(unlabelled.disagreement(logits, logits)) == 0.0
+        certain = torch.tensor([[[50.0]], [[0.0]]])[None]
+        assert float(unlabelled.disagreement(certain, -certain)) == pytest.approx(2.0)  # (1 - 0)^2 + (0 - 1)^2
+
+    def test_the_images_without_labels_are_looked_at(self, tmp_path: Path) -> None:
+        data = write_dataset(tmp_path, 6, size=(20, 18))
+        dataset = read_dataset(data)
+        split, images = chosen_cases(split_cases(dataset, 0, 3), 1, 0)
+        assert len(split.training) == 1
+        assert len(images) == 2
+        losses = {}
+        for weight in (0.0, 5.0):
+            request = TrainSegmentationRequest(
+                str(data), str(tmp_path / "x"), mean_teacher=weight, labelled=1, **SETTINGS
+            )
+            trainer = Trainer(request, dataset, split, torch.device("cpu"), images=images)
+            trainer.read_cases(Progress())
+            for _ in range(3):
+                row = trainer.run_epoch(Progress())
+            losses[weight] = row["loss"]
+            assert len(trainer._unlabelled) == (2 if weight else 0)
+        assert losses[0.0] != losses[5.0]
+
+    def test_a_training_with_a_folder_of_images(self, tmp_path: Path) -> None:
+        data = write_dataset(tmp_path, 6, size=(20, 18))
+        more = tmp_path / "more"
+        more.mkdir()
+        for i in range(3):
+            sitk.WriteImage(sitk.ReadImage(str(tmp_path / f"image_0{i}.nii.gz")), str(more / f"{i}.nii.gz"))
+        request = TrainSegmentationRequest(
+            str(data), str(tmp_path / "model"), mean_teacher=1.0, labelled=2, unlabelled=str(more), **SETTINGS
+        )
+        result = run(request)
+        assert result["test"]["mean"]["dice"]["mean"] >= 0
+        card = (tmp_path / "model" / "docs" / "README.md").read_text(encoding="utf-8")
+        assert "--mean-teacher" in card
+        assert "2 cases to train on" in card
+        assert str(tmp_path) not in card
+
+    def test_what_is_missing_is_said(self, tmp_path: Path) -> None:
+        data = write_dataset(tmp_path, 6, size=(20, 18))
+        plain = TrainSegmentationRequest(str(data), str(tmp_path / "model"), **SETTINGS)
+        with pytest.raises(BadInput, match="no unlabelled images"):
+            run(dataclasses.replace(plain, mean_teacher=1.0))
+        with pytest.raises(BadInput, match="nothing learns from them"):
+            run(dataclasses.replace(plain, unlabelled=str(tmp_path)))
+        with pytest.raises(BadInput, match="moving average"):
+            run(dataclasses.replace(plain, mean_teacher=1.0, labelled=2, ema=0.0))
+        with pytest.raises(BadInput, match="there are 3 to train on"):
+            run(dataclasses.replace(plain, labelled=40))
+        (tmp_path / "empty").mkdir()
+        with pytest.raises(BadInput, match="holds no images"):
+            run(dataclasses.replace(plain, mean_teacher=1.0, unlabelled=str(tmp_path / "empty")))
+
+    def test_unlabelled_cases_of_several_channels_are_folders(self, tmp_path: Path) -> None:
+        for case in ("a", "b"):
+            (tmp_path / case).mkdir()
+            for channel in ("t1", "t2"):
+                (tmp_path / case / f"{channel}.nii.gz").touch()
+        assert [len(files) for files in unlabelled.find_images(str(tmp_path), 2)] == [2, 2]
+        (tmp_path / "b" / "t2.nii.gz").unlink()
+        with pytest.raises(BadInput, match="channels: b"):
+            unlabelled.find_images(str(tmp_path), 2)
+
+
+class TestAbsentChannel:
+    @pytest.fixture(scope="class")
+    def folder(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        folder = tmp_path_factory.mktemp("channels")
+        data = two_channels(folder, 8)
+        settings = SETTINGS | {"epochs": 25, "filters": 4, "learning_rate": 0.02}
+        run(TrainSegmentationRequest(str(data), str(folder / "model"), modality_dropout=0.4, **settings))
+        return folder
+
+    def dice(self, folder: Path, images: tuple[str, ...], missing: tuple[str, ...] = ()) -> float:
+        out = folder / f"out_{len(images)}_{'_'.join(missing)}.nii.gz"
+        run(SegmentRequest(tuple(str(folder / i) for i in images), (str(folder / "model"),), str(out),
+                           missing=missing, device="cpu"))  # fmt: skip
+        a, b = (sitk.GetArrayFromImage(sitk.ReadImage(str(p))) > 0 for p in (out, folder / "label_00.nii.gz"))
+        return float(2 * (a & b).sum() / (a.sum() + b.sum()))
+
+    def test_it_works_with_either_alone(self, folder: Path) -> None:
+        """A disc fills a fifth of the image: whoever labels everything has a Dice of about 0.4."""
+        assert self.dice(folder, ("image_00.nii.gz", "second_00.nii.gz")) > 0.7
+        assert self.dice(folder, ("image_00.nii.gz",), ("T2",)) > 0.7
+        assert self.dice(folder, ("second_00.nii.gz",), ("T1",)) > 0.7
+
+    def test_what_cannot_be_missing_is_said(self, folder: Path) -> None:
+        with pytest.raises(BadInput, match="FLAIR cannot be missing"):
+            self.dice(folder, ("image_00.nii.gz",), ("FLAIR",))
+        with pytest.raises(BadInput, match="T1, T2 cannot be missing"):
+            self.dice(folder, ("image_00.nii.gz",), ("T1", "T2"))
+        with pytest.raises(BadInput, match="2 images are given for 1 channels"):
+            self.dice(folder, ("image_00.nii.gz", "second_00.nii.gz"), ("T2",))
+
+    def test_a_model_that_needs_all_says_so(self, folder: Path) -> None:
+        about = folder / "model" / "configs" / "metadata.json"
+        text = about.read_text(encoding="utf-8")
+        metadata = json.loads(text)
+        assert metadata["mli"].pop("modality_dropout") == 0.4
+        about.write_text(json.dumps(metadata), encoding="utf-8")
+        try:
+            with pytest.raises(BadInput, match="needs all of its channels"):
+                self.dice(folder, ("image_00.nii.gz",), ("T2",))
+        finally:
+            about.write_text(text, encoding="utf-8")
+
+    def test_a_case_with_too_few_channels_is_refused(self, tmp_path: Path) -> None:
+        data = json.loads(two_channels(tmp_path, 3).read_text(encoding="utf-8"))
+        data["training"][1]["image"] = data["training"][1]["image"][:1]
+        (tmp_path / "dataset.json").write_text(json.dumps(data), encoding="utf-8")
+        with pytest.raises(BadInput, match="has 1 images, and the data set names 2 channels"):
+            read_dataset(tmp_path / "dataset.json")
+
+
+def test_labels_of_the_chosen_cases_only_are_used(tmp_path: Path) -> None:
+    dataset = read_dataset(write_dataset(tmp_path, 8, size=(4, 4)))
+    split = split_cases(dataset, 0, 4)
+    few, images = chosen_cases(split, 2, 0)
+    assert few.training == split.training[:2]
+    assert images == [case.images for case in split.training[2:]]
+    drawn, _ = chosen_cases(split, 0, 3)
+    assert len(drawn.training) == len(split.training)
+    assert set(drawn.training) < set(split.training)
+    assert chosen_cases(split, 0, 3)[0] == drawn
+    assert np.any([chosen_cases(split, 0, k)[0] != drawn for k in (1, 2, 4)])
