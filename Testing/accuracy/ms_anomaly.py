@@ -1,6 +1,7 @@
 """Lesions of multiple sclerosis on FLAIR by the recipe of `brain-flair`, each patient by a model of the other's brain.
 
-Run: ``python Testing/accuracy/ms_anomaly.py FOLDER [--steps N] [--json OUT.json]``. For each patient a model is
+Run: ``python Testing/accuracy/ms_anomaly.py FOLDER [--steps N] [--json OUT.json]``, or with --dataset to write the
+FOLDER/dataset.json of both patients that brain-flair was trained on. For each patient a model is
 trained on the lesion-free tissue of the other one (kept in FOLDER), its map is measured against the consensus of the
 raters, and the intensity of FLAIR, median-filtered as findings are, stands beside it.
 """
@@ -82,7 +83,11 @@ if __name__ == "__main__":
     parser.add_argument("folder")
     parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--json", default="")
+    parser.add_argument("--dataset", action="store_true", help="only write the dataset.json of both patients")
     asked = parser.parse_args()
+    if asked.dataset:
+        print(write_dataset(Path(asked.folder) / "dataset.json", PATIENTS))
+        sys.exit(0)
     result = measure(Path(asked.folder), asked.steps)
     if asked.json:
         Path(asked.json).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
