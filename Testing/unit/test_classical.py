@@ -80,6 +80,27 @@ def test_a_cut_is_proven_by_its_flow_and_stays_inside_the_mask() -> None:
     assert half.inside[:, :, 22:].sum() == pytest.approx(found.inside[:, :, 22:].sum(), rel=0.05)
 
 
+def test_expansions_stay_below_their_bound_and_never_climb() -> None:
+    """Of all 3^6 labellings of six pixels the best costs at least half of what expansions find (Boykov 2001)."""
+    exact = 0
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        costs = [rng.uniform(0, 2, (2, 3)).astype(np.float32) for _ in range(3)]
+        weights = [rng.uniform(0, 1, (1, 3)).astype(np.float32), rng.uniform(0, 1, (2, 2)).astype(np.float32)]
+
+        def energy(drawn: np.ndarray, costs: list = costs, weights: list = weights) -> float:
+            parted = sum(float(w[np.diff(drawn.astype(int), axis=a) != 0].sum()) for a, w in enumerate(weights))
+            return float(np.choose(drawn, costs).sum()) + parted
+
+        found, cuts = graph_cut._expanded(costs, weights, lambda value: None)
+        best = min(energy(np.array(drawn).reshape(2, 3)) for drawn in itertools.product(range(3), repeat=6))
+        assert energy(found) <= energy(np.argmin(costs, axis=0)) + 1e-6
+        assert energy(found) <= 2 * best
+        assert len(cuts) >= 3
+        exact += energy(found) < best + 1e-3
+    assert exact >= 7
+
+
 def test_faces_count_by_their_area() -> None:
     weights = graph_cut.neighbour_weights(np.zeros((3, 3, 3)), (1.0, 2.0, 4.0), 1.0)
     flat = [float(w.max()) for w in weights]
