@@ -255,6 +255,18 @@ class TestTrainingVolumes:
             assert source.training.shape[1:] == (1, 16, 16)
             assert len(source.validation) >= 1
 
+    def test_a_2d_image_with_something_to_leave_out_is_left_out(self, tmp_path: Path) -> None:
+        entries = []
+        empty, spot = np.zeros((20, 20), np.uint8), np.eye(20, dtype=np.uint8)
+        for i, array in enumerate(discs(50)):
+            sitk.WriteImage(sitk.GetImageFromArray(array), str(tmp_path / f"{i}.png"))
+            sitk.WriteImage(sitk.GetImageFromArray(spot if i < 4 else empty), str(tmp_path / f"{i}m.png"))
+            entries.append({"image": f"{i}.png", "mask": f"{i}m.png"})
+        (tmp_path / "dataset.json").write_text(json.dumps({"training": entries}), encoding="utf-8")
+        request = TrainAnomalyRequest(str(tmp_path / "dataset.json"), str(tmp_path / "b"), model="ae", **SMALL)
+        source = sources.read(request, Progress())
+        assert len(source.training) + len(source.validation) == 46
+
     def test_a_share_is_kept_aside_in_slabs(self) -> None:
         assert sources.slab(200, 1.0, 0.15).mean() == pytest.approx(0.15, abs=0.03)
         assert sources.slab(100, 3.0, 0.15).mean() == pytest.approx(0.15, abs=0.05)

@@ -151,11 +151,11 @@ class AnomalyRequest(Request):
 
     The result's keys: output, findings, table, reconstruction, report, record (file names, "" where not written),
     pictures (file names by what they show), method, image_score, slice_scores (one for each slice along the model's
-    plane; None outside the foreground), plane, threshold (value on the map), percentile, false_positive_rate,
-    image_threshold, findings_table (rows: label, volume_ml, peak, mean, centre_lps, centre_ras),
-    evaluation (with --reference: voxels and baselines, each with auroc, auprc, best_dice, dice; else None), device,
-    seconds, stages, warnings, text. For an .npz: image_scores (one a row), image_threshold, and, where the file has
-    labels, evaluation of the images beside the baselines.
+    plane, from right, front or bottom on; None outside the foreground), plane, slice_threshold, threshold (value on
+    the map), percentile, false_positive_rate, image_threshold (of a 2-D image), findings_table (rows: label,
+    volume_ml, peak, mean, centre_lps, centre_ras ...), evaluation (with --reference: the map, baselines, each with
+    auroc, auprc, best_dice, dice, and "findings"; else None), device, seconds, stages, warnings, text. For an .npz:
+    array, image_scores (one a row), image_threshold, and evaluation of the images where the file has labels.
     """
 
     task: ClassVar[str] = "anomaly"
@@ -186,8 +186,8 @@ class AnomalyRequest(Request):
         choices=("", *METHODS),
     )
     threshold: float = setting(
-        99.0,
-        "Percentile of normal voxels' scores beyond which a voxel is a finding: 99 lets 1 % of normal voxels pass.",
+        99.5,
+        "Percentile of normal voxels' scores beyond which a voxel is a finding: 99.5 lets 0.5 % of normal voxels pass.",
         minimum=0.0,
         maximum=100.0,
         metavar="P",

@@ -217,7 +217,8 @@ def read(request: TrainAnomalyRequest, progress: Progress) -> Source:
             array = np.squeeze(sitk.GetArrayFromImage(image))
             if array.ndim != 2:
                 raise _mixed(cases[0].image, case.image)
-            planes_.append(array)
+            if not (case.left_out and mask_on(case.left_out, image).any()):  # a 2-D image is taken whole or not at all
+                planes_.append(array)
             progress.fraction((i + 1) / len(cases))
         dataset.require_enough(len(planes_), "normal images")
         shapes = {array.shape for array in planes_}
