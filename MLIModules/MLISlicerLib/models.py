@@ -19,6 +19,9 @@ from MLILib import folders
 from MLILib.bundles import Bundle
 from MLILib.errors import MLIError
 
+#: All that a model can be for.
+TASKS = ("segmentation", "registration", "classification", "regression", "anomaly")
+
 
 @dataclasses.dataclass(frozen=True)
 class Model:

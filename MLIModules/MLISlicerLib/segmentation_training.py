@@ -86,7 +86,7 @@ def name_error(name: str) -> str:
         return _("Give the model a name.")
     if not _NAME.fullmatch(name):
         return _("A model's name holds letters, digits, spaces, points and dashes.")
-    if (model := models.known().get(name)) is not None and model.shipped:
+    if (model := models.known(models.TASKS).get(name)) is not None and model.shipped:
         return _("A shipped model is called '{name}'. Give another name.").format(name=name)
     return ""
 

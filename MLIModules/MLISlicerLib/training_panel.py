@@ -8,7 +8,6 @@ trainResultBrowser.
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,10 @@ from slicer.i18n import tr as _
 from MLILib.errors import MLIError
 from MLILib.segmentation.requests import TrainSegmentationRequest
 
-from . import curve_picture, display, fusion_atlases, install, models, nodes, segmentation_training
-from .jobs import Point, Status
+from . import fusion_atlases, install, models, segmentation_training
 from .parameters import ChoiceConnector, setting_of, tooltip
 from .segmentation_training import Trained
+from .training_view import TrainingView
 
 #: In place of a folder of the scene: a file.
 FILE = "file"
@@ -34,12 +33,11 @@ SETTINGS = {
     "fold": "foldSpinBox",
     "folds": "foldsSpinBox",
 }
-_CURVE_HEIGHT, _LEAST_WIDTH = 120, 240
-#: Names that the worker gives to the two curves.
-_LOSS, _DICE = "Training loss", "Validation Dice"
+#: Name that the worker gives to the first curve.
+_LOSS = "Training loss"
 
 
-class TrainingPanel:
+class TrainingPanel(TrainingView):
     """Mixin for the widget of MLI Segmentation, a :class:`MLISlicerLib.widget.MLIWidget` with a model chooser."""
 
     ui: Any
@@ -53,12 +51,15 @@ class TrainingPanel:
     moduleTitle: Any
     say: Any
 
+    CURVE_AXIS = _("Epoch")
+
+    def curveOrder(self, stage: str) -> bool:
+        """The loss comes first."""
+        return stage != _LOSS
+
     def setupTraining(self) -> None:
         """Fill the choosers and connect the widgets."""
-        self._training = ""
-        self._points: tuple[Point, ...] = ()
-        self._shownSamples = 0
-        self._chart: Any = None
+        self.setupTrainingView()
         ui = self.ui
         for name in setting_of(TrainSegmentationRequest, "network").choices:
             ui.networkComboBox.addItem(name, name)
@@ -69,10 +70,6 @@ class TrainingPanel:
         ui.chooseDatasetButton.connect("clicked(bool)", self.onChooseDataset)
         ui.trainButton.connect("clicked(bool)", self.onTrainButton)
         ui.stopTrainingButton.connect("clicked(bool)", self.onStopTrainingButton)
-        ui.trainPlotButton.connect("clicked(bool)", self.onTrainPlotButton)
-        for name in ("stopTrainingButton", "trainPlotButton", "trainCurveLabel", "trainSamplesLabel"):
-            getattr(ui, name).visible = False
-        ui.trainResultBrowser.visible = False
 
     def trainingConnectors(self) -> dict[str, Any]:
         """Parameters of training whose widgets need a connector of ours."""
@@ -152,27 +149,6 @@ class TrainingPanel:
         ui.stopTrainingButton.visible = training
         ui.trainPlotButton.visible = bool(self._points)
 
-    def onTrainingProgress(self, status: Status) -> None:
-        """Show the curves and the prediction drawn last."""
-        if not self._training:
-            return
-        ui = self.ui
-        if len(status.curve) != len(self._points):
-            self._points = status.curve
-            width = max(_LEAST_WIDTH, ui.trainButton.parent().width - 20)
-            byCurve = sorted(self._points, key=lambda point: point.stage != _LOSS)
-            ui.trainCurveLabel.setPixmap(curve_picture.draw(byCurve, width, _CURVE_HEIGHT))
-            ui.trainCurveLabel.visible = ui.trainPlotButton.visible = True
-            if self._chart is not None and self._chart.GetScene() is not None:
-                fill_chart(self._chart, self._points, self._training)
-        path, number = status.samples
-        if number != self._shownSamples and Path(path).is_file():
-            self._shownSamples = number
-            picture = qt.QPixmap(path)
-            width = min(picture.width(), max(_LEAST_WIDTH, ui.trainButton.parent().width - 20))
-            ui.trainSamplesLabel.setPixmap(picture.scaledToWidth(width, qt.Qt.SmoothTransformation))
-            ui.trainSamplesLabel.visible = True
-
     # -- the job
 
     def onTrainButton(self, checked: bool = False) -> None:
@@ -200,9 +176,7 @@ class TrainingPanel:
             settings={**{setting: getattr(node, setting) for setting in SETTINGS}, "device": node.device},
             replace=replace,
         )
-        self._training, self._points, self._shownSamples, self._chart = name, (), 0, None
-        for label in ("trainCurveLabel", "trainSamplesLabel", "trainResultBrowser"):
-            getattr(self.ui, label).visible = False
+        self.beginTraining(name)
         self.startJob(segmentation_training.steps(inputs), self.onTrained, self.onTrainingFailed)
         self.showTraining()
 
@@ -237,13 +211,6 @@ class TrainingPanel:
         self.ui.stopTrainingButton.enabled = True
         self.showTraining()
 
-    def onTrainPlotButton(self, checked: bool = False) -> None:
-        """Show the curves as a plot of Slicer's, which goes on growing."""
-        name = self._training or self._parameterNode.trainName
-        self._chart = nodes.chart_or_new(self._chart, _("{name} training").format(name=name))
-        fill_chart(self._chart, self._points, name)
-        display.show_plot(self._chart)
-
 
 def _caseText(cases: fusion_atlases.SceneAtlases) -> str:
     names = "&nbsp; ".join(
@@ -251,28 +218,3 @@ def _caseText(cases: fusion_atlases.SceneAtlases) -> str:
         for label in cases.labels.labels
     )
     return _("{count} cases: {labels}").format(count=len(cases.atlases), labels=names)
-
-
-def fill_chart(chart: slicer.vtkMRMLPlotChartNode, points: Sequence[Point], name: str) -> None:
-    """Show loss and validation Dice over epochs.
-
-    Args:
-        chart: whose series are used again where it has some.
-        points: of both curves.
-        name: of the model.
-    """
-    curves: dict[str, dict[int, float]] = {}
-    for point in points:
-        curves.setdefault(point.stage, {})[point.iteration] = point.value
-    epochs = sorted(set.intersection(*(set(curve) for curve in curves.values()))) if curves else []
-    shown = [chart.GetNthPlotSeriesNode(index) for index in range(chart.GetNumberOfPlotSeriesNodes())]
-    table = shown[0].GetTableNode() if shown else None
-    table = nodes.node_or_new(table, "vtkMRMLTableNode", _("{name} training").format(name=name))
-    columns = {stage: [curve[epoch] for epoch in epochs] for stage, curve in curves.items()}
-    nodes.fill_table(table, {_("Epoch"): [float(epoch) for epoch in epochs], **columns})
-    series = {
-        stage: shown[index] if index < len(shown) else nodes.node_or_new(None, "vtkMRMLPlotSeriesNode", stage)
-        for index, stage in enumerate(columns)
-    }
-    title = _("Training of {name}").format(name=name)
-    nodes.fill_line_plot(chart, table, series, x=_("Epoch"), title=title, y_title="")
