@@ -177,7 +177,7 @@ def segment(
     values: npt.NDArray[np.integer],
     background: npt.NDArray[np.bool_],
     *,
-    smoothness: float = 2.0,
+    smoothness: float = 4.0,
     where: npt.NDArray[np.bool_] | None = None,
     fraction: Callable[[float], None] = lambda value: None,
 ) -> tuple[npt.NDArray[np.uint8], list[Cut]]:

@@ -67,7 +67,9 @@ def geodesic(
     grown.SetCurvatureScaling(curvature)
     grown.SetAdvectionScaling(1.0)
     grown.SetMaximumRMSError(0.0)
-    surface, spent, settled = distance(_upright(start)), 0, False
+    # The distance is 0 in the outermost voxels inside; the border lies half a voxel further out.
+    surface = distance(_upright(start)) - 0.5 * min(image.GetSpacing())
+    spent, settled = 0, False
     inside = sitk.GetArrayFromImage(start) != 0
     while not settled and spent < iterations:
         grown.SetNumberOfIterations(min(LOOK, iterations - spent))

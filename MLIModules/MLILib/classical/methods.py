@@ -59,7 +59,7 @@ class Options:
     edge_width: float = 1.0
     balloon: float = 1.0
     curvature: float = 0.5
-    smoothness: float = 2.0
+    smoothness: float = 4.0
     trees: int = 100
     seed: int = 0
 

@@ -84,7 +84,7 @@ class ClassicalRequest(Request):
     )
     curvature: float = setting(0.5, "How smooth a level set is kept.", minimum=0.0, maximum=100.0)
     smoothness: float = setting(
-        2.0, "Weight of the cut's area, against how well intensities fit, in graph-cut.", minimum=0.0, maximum=1000.0
+        4.0, "Weight of the cut's area, against how well intensities fit, in graph-cut.", minimum=0.0, maximum=1000.0
     )
     examples: tuple[str, ...] = setting(
         (), "Images with label maps that random-forest learns from, in place of scribbles.", metavar="IMAGE=LABELS"
