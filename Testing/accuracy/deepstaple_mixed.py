@@ -25,6 +25,7 @@ import SimpleITK as sitk
 import torch
 from scipy.stats import wilcoxon
 
+from MLILib.bundle_parts import instantiate
 from MLILib.fusion.deepstaple import SCHEMES, Learner, Settings, learn, vote
 from MLILib.fusion.deepstaple_targets import Target, TargetFile, noisy, view_size
 from MLILib.fusion.deepstaple_training import FILTERS, correlation, mean_dice
@@ -34,7 +35,6 @@ from MLILib.fusion.staple import staple
 from MLILib.fusion.voting import majority
 from MLILib.progress import Progress
 from MLILib.registration import pairwise
-from MLILib.segmentation.bundle_writer import instantiate
 from MLILib.segmentation.dataset import Case, read_dataset
 from MLILib.segmentation.lraspp import LRASPP3D
 from MLILib.segmentation.plan import unet

@@ -68,7 +68,7 @@ class TestPlan:
 
     def test_the_network_takes_the_patch_it_is_given(self, tmp_path: Path) -> None:
         torch = pytest.importorskip("torch")
-        from MLILib.segmentation.bundle_writer import instantiate
+        from MLILib.bundle_parts import instantiate
 
         dataset = read_dataset(write_dataset(tmp_path, 1, size=(4, 4, 4)))
         for shape in [(35, 50, 36), (300, 280, 90), (12, 200, 40)]:

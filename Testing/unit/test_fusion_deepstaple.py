@@ -12,13 +12,13 @@ import SimpleITK as sitk
 
 torch = pytest.importorskip("torch")
 
+from MLILib.bundle_parts import instantiate  # noqa: E402
 from MLILib.errors import Cancelled  # noqa: E402
 from MLILib.fusion import deepstaple as module  # noqa: E402
 from MLILib.fusion.deepstaple import Learner, Settings, deepstaple, learn, vote, working_shape  # noqa: E402
 from MLILib.fusion.noisy_patches import NoisyTarget, Variation, view  # noqa: E402
 from MLILib.fusion.raters import Raters, raters  # noqa: E402
 from MLILib.progress import Progress  # noqa: E402
-from MLILib.segmentation.bundle_writer import instantiate  # noqa: E402
 from MLILib.segmentation.lraspp import LRASPP3D  # noqa: E402
 from MLILib.segmentation.plan import unet  # noqa: E402
 

@@ -20,8 +20,8 @@ from MLILib.segmentation.plan import Memory, Plan, make_plan, pooling
 torch = pytest.importorskip("torch")
 
 from MLILib.allowed import is_network  # noqa: E402
+from MLILib.bundle_parts import instantiate  # noqa: E402
 from MLILib.segmentation import training_memory  # noqa: E402
-from MLILib.segmentation.bundle_writer import instantiate  # noqa: E402
 from MLILib.segmentation.deepmedic import DeepMedic  # noqa: E402
 from MLILib.segmentation.models import dropout_layers  # noqa: E402
 from MLILib.segmentation.requests import SegmentRequest, TrainSegmentationRequest  # noqa: E402

@@ -13,11 +13,11 @@ from tiny_dataset import write_dataset
 
 torch = pytest.importorskip("torch")
 
+from MLILib.bundle_parts import instantiate  # noqa: E402
 from MLILib.errors import BadInput  # noqa: E402
 from MLILib.progress import Progress  # noqa: E402
 from MLILib.segmentation.augmentation import Sampler  # noqa: E402
 from MLILib.segmentation.batch_statistics import renew  # noqa: E402
-from MLILib.segmentation.bundle_writer import instantiate  # noqa: E402
 from MLILib.segmentation.dataset import Split, read_dataset  # noqa: E402
 from MLILib.segmentation.losses import (  # noqa: E402
     SegmentationLoss,
@@ -100,7 +100,7 @@ class TestBatchStatistics:
 
     def test_averaged_weights_know_theirs_after_few_steps(self, data: Path) -> None:
         """MobileNet's running variances move by 1 % a step: after ten they are still nearer to 1 than to the truth."""
-        made = trainer(data, network="lraspp", epochs=5)
+        made = trainer(data, network="lraspp", epochs=5, augment=AUGMENTATIONS, amp=True)
         for _ in range(5):
             made.run_epoch(Progress())  # the last one validates
         trained, averaged = (

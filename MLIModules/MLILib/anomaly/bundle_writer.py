@@ -13,9 +13,8 @@ import numpy as np
 import torch
 
 from .. import bundles
-from ..bundle_files import SCHEMA
+from ..bundle_parts import basics, machine, portable, read_words, replace_file, tensor, write_json
 from ..progress import Progress, duration
-from ..segmentation.bundle_writer import machine, portable, read_words, replace_file, write_json
 from . import baselines, calibration, checks, scoring
 from .models import ADVERSARIAL, ENCODING, NormalModel
 from .requests import TrainAnomalyRequest
@@ -196,45 +195,18 @@ def metadata(
 ) -> dict[str, Any]:
     """configs/metadata.json after MONAI's schema; what the model knows of normal images is under ``mli``."""
     words, request, source = outcome.words(), outcome.request, outcome.source
-    size = [source.geometry.size, source.geometry.size]
-
-    def tensor(kind: str, channel: str) -> dict[str, Any]:
-        return {
-            "type": "image",
-            "format": kind,
-            "modality": "n/a",
-            "num_channels": 1,
-            "spatial_shape": size,
-            "dtype": "float32",
-            "value_range": [-1, 1] if kind == "magnitude" else [],
-            "is_patch_data": source.geometry.kind == "patches",
-            "channel_def": {"0": channel},
-        }
+    size, patch = [source.geometry.size, source.geometry.size], source.geometry.kind == "patches"
+    described = f"What is normal in {Path(request.dataset).stem}."
+    shown = tensor("magnitude", [words.get("modality", "image")], size, patch=patch, value_range=[-1, 1])
 
     return {
-        "schema": SCHEMA,
-        "version": "1.0.0",
-        "changelog": {"1.0.0": "first training"},
-        "monai_version": monai.__version__,
-        "pytorch_version": torch.__version__.partition("+")[0],
-        "numpy_version": np.__version__,
-        "optional_packages_version": {},
-        "required_packages_version": {},
-        "supported_apps": {"mli": ""},
-        "name": words.get("title", name),
-        "task": "anomaly detection",
-        "description": words.get("description", f"What is normal in {Path(request.dataset).stem}."),
-        "authors": words.get("authors", "not stated"),
-        "copyright": words.get("copyright", "not stated"),
-        "data_source": words.get("data", "not stated"),
+        **basics(name, "anomaly detection", words, description=described, data="not stated"),
         "data_type": "2-D images" if source.geometry.kind == "images" else "volumes",
         "image_classes": "one channel, normalised to -1 to 1",
         "pred_classes": "absolute difference of the image and its reconstruction",
-        "intended_use": words.get("intended_use", "Research; not for diagnosis."),
-        "references": [words.get("data", "not stated")],
         "network_data_format": {
-            "inputs": {"image": tensor("magnitude", words.get("modality", "image"))},
-            "outputs": {"pred": tensor("anomaly map", "difference")},
+            "inputs": {"image": shown},
+            "outputs": {"pred": tensor("anomaly map", ["difference"], size, patch=patch)},
         },
         "mli": {
             "modality": words.get("modality", ""),

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from .. import __version__, stop_file
+from ..bundle_parts import read_words
 from ..device import resolve
 from ..errors import BadInput
 from ..progress import Progress
-from ..segmentation.bundle_writer import read_words
 from ..segmentation.training import require_fresh, require_matplotlib
 from . import bundle_writer, checks, objectives, pictures, sources
 from .models import ADVERSARIAL, NormalModel

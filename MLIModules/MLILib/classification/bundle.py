@@ -16,9 +16,18 @@ import numpy as np
 import torch
 
 from .. import bundles
-from ..bundle_files import SCHEMA
+from ..bundle_parts import (
+    basics,
+    evaluation,
+    machine,
+    portable,
+    replace_file,
+    runner_packages,
+    tensor,
+    write_json,
+    write_rows,
+)
 from ..progress import Progress, duration
-from ..segmentation.bundle_writer import machine, package_version, portable, replace_file, write_json, write_rows
 from ..segmentation.preparation import prepare
 from .figures import Figures, measure
 from .medmnist import Part
@@ -42,7 +51,7 @@ def write(
         folder: made if absent.
         trained: from :func:`MLILib.classification.training.fit`.
         request: what was asked.
-        words: what the user says of the model, see :func:`MLILib.segmentation.bundle_writer.read_words`.
+        words: what the user says of the model, see :func:`MLILib.bundle_parts.read_words`.
         test: images that nothing was chosen on; None for none.
         progress: told of the measurement.
     """
@@ -145,24 +154,7 @@ def inference_config(trained: Trained) -> dict[str, Any]:
                 {"_target_": "SaveClassificationd", "keys": "pred", "output_dir": "@output_dir"},
             ],
         },
-        "handlers": [
-            {
-                "_target_": "CheckpointLoader",
-                "load_path": "$@bundle_root + '/models/model.pt'",
-                "load_dict": {"model": "@network"},
-                "map_location": "@device",
-            }
-        ],
-        "evaluator": {
-            "_target_": "SupervisedEvaluator",
-            "device": "@device",
-            "val_data_loader": "@dataloader",
-            "network": "@network",
-            "inferer": "@inferer",
-            "postprocessing": "@postprocessing",
-            "val_handlers": "@handlers",
-        },
-        "run": ["$@evaluator.run()"],
+        **evaluation(),
     }
 
 
@@ -171,44 +163,16 @@ def metadata(
 ) -> dict[str, Any]:
     """configs/metadata.json after MONAI's schema."""
     classes = {str(i): text for i, text in enumerate(names(words, trained.classes))}
-    packages = {p: found for p in ("nibabel", "pytorch-ignite") if (found := package_version(p))}
-    data = words.get("data", Path(request.dataset).name)
+    described = f"Classification into {', '.join(classes.values())}."
     return {
-        "schema": SCHEMA,
-        "version": "1.0.0",
-        "changelog": {"1.0.0": "first training"},
-        "monai_version": monai.__version__,
-        "pytorch_version": torch.__version__.partition("+")[0],
-        "numpy_version": np.__version__,
-        "optional_packages_version": packages,
-        "required_packages_version": {},
-        "supported_apps": {"mli": ""},
-        "name": words.get("title", name),
-        "task": "classification",
-        "description": words.get("description", f"Classification into {', '.join(classes.values())}."),
-        "authors": words.get("authors", "not stated"),
-        "copyright": words.get("copyright", "not stated"),
-        "data_source": data,
+        **basics(name, "classification", words, description=described, data=Path(request.dataset).name),
+        "optional_packages_version": runner_packages(),
         "data_type": "png",
         "image_classes": f"one channel, resized to {trained.size[0]} x {trained.size[1]}, mean 0, standard deviation 1",
         "label_classes": ", ".join(f"{k} {v}" for k, v in classes.items()),
         "pred_classes": f"{len(classes)} logits, one a class",
-        "intended_use": words.get("intended_use", "Research; not for diagnosis."),
-        "references": [data],
         "network_data_format": {
-            "inputs": {
-                "image": {
-                    "type": "image",
-                    "format": "magnitude",
-                    "modality": "n/a",
-                    "num_channels": 1,
-                    "spatial_shape": list(trained.size),
-                    "dtype": "float32",
-                    "value_range": [],
-                    "is_patch_data": False,
-                    "channel_def": {"0": "image"},
-                }
-            },
+            "inputs": {"image": tensor("magnitude", ["image"], trained.size)},
             "outputs": {
                 "pred": {
                     "type": "probabilities",

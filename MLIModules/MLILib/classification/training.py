@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from ..bundle_parts import instantiate, read_words
 from ..device import resolve
 from ..errors import BadInput
 from ..progress import Progress
-from ..segmentation.bundle_writer import instantiate, read_words
 from ..segmentation.training import learning_rate, require_fresh, require_matplotlib
 from . import bundle, medmnist
 from .figures import Figures, measure

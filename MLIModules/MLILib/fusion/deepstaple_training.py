@@ -21,7 +21,7 @@ import numpy.typing as npt
 import torch
 from scipy.stats import spearmanr
 
-from .. import __version__, images
+from .. import __version__, bundle_parts, images
 from ..device import resolve
 from ..errors import BadInput
 from ..geometry import Grid, from_array
@@ -77,7 +77,7 @@ def run(request: TrainDeepStapleRequest, progress: Progress) -> dict[str, Any]:
         MLIError: no atlas could be registered to any target.
     """
     require_matplotlib()
-    bundle_writer.read_words(request.describe)  # a mistake in it is told now, not after the training
+    bundle_parts.read_words(request.describe)  # a mistake in it is told now, not after the training
     folder = Path(request.output)
     state_file = folder / "training" / "checkpoint.pt"
     require_fresh(folder, state_file, request.resume)
@@ -211,7 +211,7 @@ def _learn(
             "Restore them, or train into another folder.",
         )
     torch.manual_seed(request.seed)
-    network = bundle_writer.instantiate(plan.network)
+    network = bundle_parts.instantiate(plan.network)
     settings = Settings(
         steps=math.ceil(request.epochs * len(targets) / request.batch),
         batch=request.batch,
@@ -356,9 +356,9 @@ def _write_theta(folder: Path, table: Sequence[Mapping[str, Any]], curve: Sequen
             for row in rows:
                 writer.writerow({k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()})
 
-    bundle_writer.replace_file(folder / "theta.csv", lambda path: write(path, table))
-    bundle_writer.replace_file(folder / "theta_curve.csv", lambda path: write(path, curve))
-    bundle_writer.replace_file(folder / "theta.png", lambda path: draw(table, curve, path))
+    bundle_parts.replace_file(folder / "theta.csv", lambda path: write(path, table))
+    bundle_parts.replace_file(folder / "theta_curve.csv", lambda path: write(path, curve))
+    bundle_parts.replace_file(folder / "theta.png", lambda path: draw(table, curve, path))
 
 
 def _split(
@@ -418,7 +418,7 @@ def _figures(table: Sequence[Mapping[str, Any]], made: Sequence[_Made]) -> dict[
     dice = [one.dice for one in made if one.dice is not None and not math.isnan(one.dice)]
     pooled = correlation([row["theta"] for row in known], [row["dice"] for row in known])
     return {
-        "spearman": bundle_writer.or_none(pooled),
+        "spearman": bundle_parts.or_none(pooled),
         "spearman_within": float(np.mean(defined)) if defined else None,
         "consensus_dice": float(np.mean(dice)) if dice else None,
         "atlas_dice": float(np.mean([row["dice"] for row in known])) if known else None,
@@ -461,10 +461,10 @@ def _story(
 
 def _portable(request: TrainDeepStapleRequest) -> dict[str, Any]:
     """Paths by their last parts, for a command that can be repeated elsewhere."""
-    short = bundle_writer.portable(request.targets, request.output, request.describe)
+    short = bundle_parts.portable(request.targets, request.output, request.describe)
     return {
         "targets": short["dataset"],
-        "atlases": bundle_writer.portable(request.atlases, "", "")["dataset"],
+        "atlases": bundle_parts.portable(request.atlases, "", "")["dataset"],
         "output": short["output"],
         "describe": short["describe"],
         "resume": False,

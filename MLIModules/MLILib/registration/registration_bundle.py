@@ -13,27 +13,27 @@ from pathlib import Path
 from typing import Any
 
 import monai
-import numpy as np
 import SimpleITK as sitk
 import torch
 
 from .. import bundles, images
-from ..bundle_files import SCHEMA
-from ..bundles import Bundle
-from ..errors import BadInput
-from ..geometry import Grid
-from ..metrics import compare
-from ..progress import Progress, duration
-from ..segmentation.bundle_writer import (
+from ..bundle_parts import (
+    basics,
     instantiate,
     machine,
     or_none,
     portable,
     read_words,
     replace_file,
+    tensor,
     write_json,
     write_rows,
 )
+from ..bundles import Bundle
+from ..errors import BadInput
+from ..geometry import Grid
+from ..metrics import compare
+from ..progress import Progress, duration
 from ..segmentation.dataset import Case, Dataset, Split
 from .conversion import to_sitk
 from .istn import EXPERT_MULTIPLE
@@ -226,32 +226,17 @@ def inference_config(description: Description) -> dict[str, Any]:
 def metadata(name: str, description: Description) -> dict[str, Any]:
     """configs/metadata.json after MONAI's schema; spacing and canvas are under ``mli``."""
     words = read_words(description.request.describe)
-    dataset, dims = description.dataset, len(description.size)
+    dataset, dims, size = description.dataset, len(description.size), list(reversed(description.size))
+    described = f"Registration of {dataset.description or dataset.name}."
     sides = [f"{side} {channel}" for side in ("fixed", "moving") for channel in dataset.channels]
     return {
-        "schema": SCHEMA,
-        "version": "1.0.0",
-        "changelog": {"1.0.0": "first training"},
-        "monai_version": monai.__version__,
-        "pytorch_version": torch.__version__.partition("+")[0],
-        "numpy_version": np.__version__,
-        "optional_packages_version": {},
-        "required_packages_version": {},
-        "supported_apps": {"mli": ""},
-        "name": words.get("title", name),
-        "task": "registration",
-        "description": words.get("description", f"Registration of {dataset.description or dataset.name}."),
-        "authors": words.get("authors", "not stated"),
-        "copyright": words.get("copyright", "not stated"),
-        "data_source": words.get("data", dataset.reference),
+        **basics(name, "registration", words, description=described, data=dataset.reference),
         "data_type": "nifti",
         "image_classes": "a fixed and a moving image, each normalised to mean 0 and standard deviation 1",
         "pred_classes": "displacement of each voxel of the canvas, in voxels",
-        "intended_use": words.get("intended_use", "Research; not for diagnosis."),
-        "references": [words.get("data", dataset.reference)],
         "network_data_format": {
-            "inputs": {"image": _tensor("magnitude", sides, description)},
-            "outputs": {"pred": _tensor("displacement", [f"along {a}" for a in "zyx"[3 - dims :]], description)},
+            "inputs": {"image": tensor("magnitude", sides, size)},
+            "outputs": {"pred": tensor("displacement", [f"along {a}" for a in "zyx"[3 - dims :]], size)},
         },
         "mli": {
             "modality": words.get("modality", ", ".join(dataset.channels)),
@@ -262,20 +247,6 @@ def metadata(name: str, description: Description) -> dict[str, Any]:
                 "linear": description.request.network == "affine",
             },
         },
-    }
-
-
-def _tensor(kind: str, channels: Sequence[str], description: Description) -> dict[str, Any]:
-    return {
-        "type": "image",
-        "format": kind,
-        "modality": "n/a",
-        "num_channels": len(channels),
-        "spatial_shape": list(reversed(description.size)),
-        "dtype": "float32",
-        "value_range": [],
-        "is_patch_data": False,
-        "channel_def": {str(i): name for i, name in enumerate(channels)},
     }
 
 

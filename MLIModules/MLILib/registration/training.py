@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from .. import __version__
+from ..bundle_parts import instantiate, read_words
 from ..device import amp_dtype, resolve
 from ..errors import BadInput
 from ..progress import Progress
-from ..segmentation.bundle_writer import instantiate, read_words
 from ..segmentation.curve import write_curve
 from ..segmentation.dataset import Dataset, Split, fingerprint, read_dataset, split_cases
 from ..segmentation.training import learning_rate, require_fresh, require_matplotlib

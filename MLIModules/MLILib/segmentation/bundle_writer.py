@@ -6,27 +6,32 @@ card states data, licence, command, seed, time and the figures of the test fold.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import datetime
-import json
 import math
-import os
-import platform
 import statistics
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import monai
-import numpy
 import SimpleITK as sitk
 import torch
-from monai.bundle import ConfigParser
 
-from ..bundle_files import SCHEMA
-from ..errors import BadInput
+from ..bundle_parts import (
+    basics,
+    evaluation,
+    instantiate,
+    machine,
+    or_none,
+    portable,
+    read_words,
+    replace_file,
+    runner_packages,
+    tensor,
+    write_json,
+    write_rows,
+)
 from ..metrics import compare, for_json
 from ..progress import Progress, duration
 from .dataset import Case, Dataset, Split
@@ -63,32 +68,6 @@ class Description:
     def words(self) -> dict[str, Any]:
         """What the user said about the model in the file given with ``--describe``; {} without one."""
         return read_words(self.request.describe)
-
-
-def read_words(path: str) -> dict[str, Any]:
-    """Read a description file: title, description, modality, authors, licence, data, intended_use, limits, labels.
-
-    Raises:
-        BadInput: not a JSON object.
-    """
-    if not path:
-        return {}
-    try:
-        words = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise BadInput(f"{path} is not a JSON file ({error}).", "", "Give a JSON object, or leave it out.") from error
-    if not isinstance(words, dict):
-        raise BadInput(f"{path} holds no JSON object.", "", 'Write it as {"title": "...", ...}.')
-    return words
-
-
-def instantiate(network: Mapping[str, Any]) -> torch.nn.Module:
-    """The network that a plan's definition names."""
-    module = ConfigParser({"network": dict(network)}).get_parsed_content("network")
-    if not isinstance(module, torch.nn.Module):
-        msg = f"{network.get('_target_')} is no torch module"
-        raise TypeError(msg)
-    return module
 
 
 def write_bundle(
@@ -199,24 +178,7 @@ def inference_config(plan: Plan) -> dict[str, Any]:
                 {"_target_": "SaveImaged", "keys": "pred", "output_dir": "@output_dir", "output_postfix": "seg"},
             ],
         },
-        "handlers": [
-            {
-                "_target_": "CheckpointLoader",
-                "load_path": "$@bundle_root + '/models/model.pt'",
-                "load_dict": {"model": "@network"},
-                "map_location": "@device",
-            }
-        ],
-        "evaluator": {
-            "_target_": "SupervisedEvaluator",
-            "device": "@device",
-            "val_data_loader": "@dataloader",
-            "network": "@network",
-            "inferer": "@inferer",
-            "postprocessing": "@postprocessing",
-            "val_handlers": "@handlers",
-        },
-        "run": ["$@evaluator.run()"],
+        **evaluation(),
     }
 
 
@@ -225,34 +187,18 @@ def metadata(name: str, description: Description) -> dict[str, Any]:
     words = description.words()
     dataset, plan = description.dataset, description.plan
     labels = label_details(dataset.labels, words.get("labels", {}))
-    channel_names = {str(i): c for i, c in enumerate(dataset.channels)}
     classes = {"0": "background"} | {value: d["name"] for value, d in labels.items()}
-    packages = {p: found for p in ("nibabel", "pytorch-ignite") if (found := package_version(p))}
+    described = dataset.description or f"Segmentation of {', '.join(dataset.labels)}."
     return {
-        "schema": SCHEMA,
-        "version": "1.0.0",
-        "changelog": {"1.0.0": "first training"},
-        "monai_version": monai.__version__,
-        "pytorch_version": torch.__version__.partition("+")[0],
-        "numpy_version": numpy.__version__,
-        "optional_packages_version": packages,
-        "required_packages_version": {},
-        "supported_apps": {"mli": ""},
-        "name": words.get("title", name),
-        "task": "segmentation",
-        "description": words.get("description", dataset.description or f"Segmentation of {', '.join(dataset.labels)}."),
-        "authors": words.get("authors", "not stated"),
-        "copyright": words.get("copyright", "not stated"),
-        "data_source": words.get("data", dataset.reference),
+        **basics(name, "segmentation", words, description=described, data=dataset.reference),
+        "optional_packages_version": runner_packages(),
         "data_type": "nifti",
         "image_classes": f"{len(dataset.channels)} channel(s), each normalised to mean 0 and standard deviation 1",
         "label_classes": ", ".join(f"{k} {v}" for k, v in classes.items()),
         "pred_classes": f"{len(classes)} channels of logits, one a label",
-        "intended_use": words.get("intended_use", "Research; not for diagnosis."),
-        "references": [words.get("data", dataset.reference)],
         "network_data_format": {
-            "inputs": {"image": _tensor("magnitude", channel_names, plan)},
-            "outputs": {"pred": _tensor("segmentation", classes, plan)},
+            "inputs": {"image": tensor("magnitude", dataset.channels, plan.patch, patch=True)},
+            "outputs": {"pred": tensor("segmentation", list(classes.values()), plan.patch, patch=True)},
         },
         "mli": {
             "modality": words.get("modality", ", ".join(dataset.channels)),
@@ -277,20 +223,6 @@ def label_details(names: Sequence[str], said: Mapping[str, Any]) -> dict[str, di
         default = {"name": name, "color": list(_PALETTE[i % len(_PALETTE)]), "terminology": _TISSUE}
         out[str(i + 1)] = default | dict(said.get(str(i + 1), {}))
     return out
-
-
-def _tensor(kind: str, channels: Mapping[str, str], plan: Plan) -> dict[str, Any]:
-    return {
-        "type": "image",
-        "format": kind,
-        "modality": "n/a",
-        "num_channels": len(channels),
-        "spatial_shape": list(plan.patch),
-        "dtype": "float32",
-        "value_range": [],
-        "is_patch_data": True,
-        "channel_def": dict(channels),
-    }
 
 
 def measure(folder: Path, description: Description, progress: Progress) -> list[dict[str, Any]]:
@@ -358,6 +290,7 @@ def model_card(name: str, description: Description, summary: Mapping[str, Any], 
         request,
         **portable(request.dataset, request.output, request.describe),
         unlabelled="/".join(Path(request.unlabelled).absolute().parts[-2:]) if request.unlabelled else "",
+        start=Path(request.start).name,
     )
     lines = [
         f"# {words.get('title', name)}",
@@ -419,60 +352,3 @@ def model_card(name: str, description: Description, summary: Mapping[str, Any], 
         "",
     ]
     return "\n".join(lines)
-
-
-def portable(dataset: str, output: str, describe: str) -> dict[str, Any]:
-    """The settings of a request that repeats the training elsewhere: paths by their last parts, not a resumption."""
-
-    def short(path: str, parts: int) -> str:
-        return "/".join(Path(path).absolute().parts[-parts:])
-
-    return {
-        "dataset": short(dataset, 2),
-        "output": Path(output).name,
-        "describe": short(describe, 3) if describe else "",
-        "resume": False,
-    }
-
-
-def machine(device: str) -> str:
-    if device.startswith("cuda"):
-        return str(torch.cuda.get_device_name(device))
-    return f"{os.cpu_count()} cores of an {_processor()}"
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def package_version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ""
-
-
-def or_none(value: float) -> float | None:
-    return None if math.isnan(value) else value
-
-
-def replace_file(path: Path, write: Any) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    write(partial)
-    os.replace(partial, path)
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    replace_file(path, lambda p: p.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8"))
-
-
-def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    with open(path, "w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, list(rows[0]))
-        writer.writeheader()
-        writer.writerows({k: f"{v:.5f}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)

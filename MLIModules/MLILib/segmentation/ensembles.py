@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..bundle_parts import write_json
 from ..errors import BadInput
 from ..progress import Progress, duration
-from .bundle_writer import write_json
 from .train_request import TrainSegmentationRequest
 
 #: The file that makes a folder of bundles an ensemble.

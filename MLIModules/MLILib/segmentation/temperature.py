@@ -16,10 +16,10 @@ from typing import Any
 import numpy.typing as npt
 
 from .. import bundles, calibration, images
+from ..bundle_parts import replace_file, write_json
 from ..calibration import BAND_MM, Reliability
 from ..errors import BadInput
 from ..progress import Progress
-from .bundle_writer import replace_file, write_json
 from .dataset import Case, read_dataset, split_cases
 from .inference import segment
 from .probability_check import banded

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from monai.inferers import SlidingWindowInferer
 
-from .. import __version__, stop_file
+from .. import __version__, bundle_parts, bundles, stop_file, weights
 from ..device import amp_dtype, resolve
 from ..errors import BadInput, MissingPackage
 from ..progress import Progress
@@ -76,7 +76,7 @@ def run(request: TrainSegmentationRequest, progress: Progress) -> dict[str, Any]
         raise BadInput(
             "There are no unlabelled images for the mean teacher.", "", "Give --unlabelled FOLDER, or --labelled N."
         )
-    bundle_writer.read_words(request.describe)  # a mistake in it is told now, not after the training
+    bundle_parts.read_words(request.describe)  # a mistake in it is told now, not after the training
     folder = Path(request.output)
     state_file = folder / "training" / "checkpoint.pt"
     device = resolve(device_of(request.device))
@@ -152,8 +152,11 @@ class Trainer:
         self._require_weights()
         self.plan: Plan = plan or self.crew.agreed(self._planned() if self.crew.leads else None)  # type: ignore[assignment]
         self.batch = request.batch or self.plan.batch
-        self.network = bundle_writer.instantiate(self.plan.network).to(device)
-        self.average = bundle_writer.instantiate(self.plan.network).to(device).requires_grad_(False)
+        self.network = bundle_parts.instantiate(self.plan.network).to(device)
+        if request.start:
+            begun = bundles.find(request.start)
+            weights.fit(self.network, weights.load(begun.weights), begun.name)
+        self.average = bundle_parts.instantiate(self.plan.network).to(device).requires_grad_(False)
         self.average.load_state_dict(self.network.state_dict())
         self.called = self.crew.wrapped(self.network, device)
         self.optimizer = torch.optim.AdamW(
@@ -236,9 +239,9 @@ class Trainer:
             counts = torch.zeros(self.classes, dtype=torch.int64)
             for _, label in self._training:
                 counts += torch.bincount(label.flatten().long(), minlength=self.classes)
-            weights = balanced_weights(counts.tolist())
-            progress.message(f"class weights: {', '.join(f'{w:.3g}' for w in weights)}")
-            self.loss = SegmentationLoss(self.request.label_smoothing, weights).to(self.device)
+            balanced = balanced_weights(counts.tolist())
+            progress.message(f"class weights: {', '.join(f'{w:.3g}' for w in balanced)}")
+            self.loss = SegmentationLoss(self.request.label_smoothing, balanced).to(self.device)
 
     def fit(self, state_file: Path, progress: Progress) -> None:
         """Train the epochs that are left; a checkpoint and the learning curve are written after each validation.
@@ -408,8 +411,7 @@ class Trainer:
             yield torch.stack(images).to(self.device)
 
     def _validate(self, row: dict[str, float], progress: Progress) -> None:
-        with torch.autocast(self.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None):
-            renew(self.average, self._training_batches())
+        renew(self.average, self._training_batches(), self.amp_dtype)
         if not self._validation:  # fold -1: the last weights are kept
             self._keep()
             return

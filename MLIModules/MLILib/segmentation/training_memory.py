@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_leaves
 
+from ..bundle_parts import instantiate
 from ..device import free_memory
-from .bundle_writer import instantiate
 from .plan import Memory
 
 #: What convolutions copy beyond the tensors they return, and the gradients on the way back, as a factor.
