@@ -170,6 +170,18 @@ class TestCalibrate:
         assert str(folder) not in card
         assert (folder / "calibrated" / "docs" / "reliability.png").exists()
 
+    def test_a_training_can_end_with_it(self, tmp_path: Path) -> None:
+        pytest.importorskip("torch")
+        data = write_dataset(tmp_path, 6, size=(20, 18))
+        run(TrainSegmentationRequest(str(data), str(tmp_path / "model"), folds=3, epochs=2, filters=2, device="cpu",
+                                     batch=2, calibrate=True))  # fmt: skip
+        config = json.loads((tmp_path / "model" / "configs" / "inference.json").read_text(encoding="utf-8"))
+        first = config["postprocessing"]["transforms"][0]
+        about = json.loads((tmp_path / "model" / "configs" / "metadata.json").read_text(encoding="utf-8"))
+        assert first["_target_"] == "ScaleIntensityd"
+        assert 1 / (1 + first["factor"]) == pytest.approx(about["mli"]["temperature"])
+        assert "- temperature" in (tmp_path / "model" / "docs" / "README.md").read_text(encoding="utf-8")
+
     def test_a_second_calibration_finds_little_left(self, trained: tuple[Path, dict[str, Any]]) -> None:
         folder, first = trained
         again = run(CalibrateRequest(str(folder / "calibrated"), str(folder / "dataset.json"), str(folder / "again"),

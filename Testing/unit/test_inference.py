@@ -275,7 +275,9 @@ class TestUncertainty:
         result = segment(image, str(bundle), tta=True, probabilities=True, uncertainty=True)
         np.testing.assert_allclose(array(result.probabilities), mean[..., 1:], atol=1e-5)
         np.testing.assert_allclose(array(result.entropy), -(mean * np.log(mean)).sum(-1), atol=1e-4)
-        assert result.mutual_information is None
+        own = [-(p * np.log(p)).sum(-1) for p in (self.probabilities(bundle, file, flips) for flips in sets)]
+        expected = -(mean * np.log(mean)).sum(-1) - np.mean(own, axis=0)
+        np.testing.assert_allclose(array(result.mutual_information), expected, atol=1e-4)
 
     def test_ensemble_mean_and_mutual_information(self, case: Any, tmp_path: Path) -> None:
         bundle, image, file = case(seed=11, spacing=[1.5, 1.2, 1.4])
