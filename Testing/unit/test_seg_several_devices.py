@@ -118,6 +118,25 @@ class TestResume:
         assert not (tmp_path / "state.partial").is_symlink()
 
 
+class TestStart:
+    def test_it_begins_with_another_model_s_weights(self, tmp_path: Path) -> None:
+        data = write_dataset(tmp_path, 6, size=(20, 18))
+        settings: dict[str, Any] = {"epochs": 1, "filters": 2, "folds": 2, "device": "cpu", "batch": 2}
+        run(TrainSegmentationRequest(str(data), str(tmp_path / "first"), **settings))
+        dataset = read_dataset(data)
+
+        def begun(**more: Any) -> Trainer:
+            request = TrainSegmentationRequest(str(data), "", start=str(tmp_path / "first"), **(settings | more))
+            return Trainer(request, dataset, Split(dataset.cases, (), ()), torch.device("cpu"))
+
+        weights = torch.load(tmp_path / "first" / "models" / "model.pt", weights_only=True)
+        for part in ("network", "average"):
+            for name, value in getattr(begun(), part).state_dict().items():
+                assert torch.equal(value, weights[name]), name
+        with pytest.raises(BadInput, match="do not fit its network"):
+            begun(filters=4)
+
+
 class TestTwoProcesses:
     def test_gradients_are_averaged(self, tmp_path: Path) -> None:
         """A step of two processes is one on the mean of the losses of their cases."""

@@ -19,10 +19,11 @@ def normed_by_batch(network: nn.Module) -> list[_BatchNorm]:
 
 
 @torch.no_grad()
-def renew(network: nn.Module, batches: Iterable[torch.Tensor]) -> None:
+def renew(network: nn.Module, batches: Iterable[torch.Tensor], dtype: torch.dtype | None = None) -> None:
     """Set running means and variances to the plain means over `batches` (N, channels, ...).
 
-    The network is left in evaluation mode; nothing happens, and no batch is drawn, where it has no such layers.
+    The network computes in `dtype`, the half precision that it is trained in; None is float32. It is left in evaluation
+    mode; nothing happens, and no batch is drawn, where it has no such layers.
     """
     layers = normed_by_batch(network)
     network.eval()
@@ -35,7 +36,8 @@ def renew(network: nn.Module, batches: Iterable[torch.Tensor]) -> None:
         layer.train()
     try:
         for batch in batches:
-            network(batch)
+            with torch.autocast(batch.device.type, dtype=dtype, enabled=dtype is not None):
+                network(batch)
     finally:
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum

@@ -67,6 +67,10 @@ class TrainSegmentationRequest(Request):
         choices=NETWORKS,
         group=_PLAN,
     )
+    start: str = setting(
+        "", "Begin with the weights of this model, of the same network and labels: a bundle's name, folder or zip.",
+        kind="model", metavar="MODEL", group=_PLAN,
+    )  # fmt: skip
     steps: int = setting(
         0, "Steps an epoch; 0 takes as many as show every training case once.", minimum=0, maximum=100000, group=_PLAN
     )
