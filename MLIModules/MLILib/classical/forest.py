@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from ..errors import MissingPackage
 
-#: Voxels of a label that it learns from, drawn at random from more.
-MOST_SAMPLES = 20_000
+#: Voxels of a label in an image that it learns from, drawn at random from more.
+MOST_SAMPLES = 5_000
 #: Voxels labelled together.
 CHUNK = 200_000
 
@@ -48,11 +48,10 @@ class Forest:
                 there = np.sort(self._rng.choice(there, MOST_SAMPLES, replace=False))
             self._samples.append((features[there], labels[there]))
 
-    def learn(self) -> None:
-        """Grow the trees; each label counts as much as any other."""
+    def learn(self, *, even: bool) -> None:
+        """Grow the trees; `even` lets each label count as much as any other, as it should where somebody drew a few."""
         found = np.concatenate([f for f, _ in self._samples]), np.concatenate([y for _, y in self._samples])
-        counts = np.bincount(found[1])
-        self._forest.fit(*found, sample_weight=1.0 / counts[found[1]])
+        self._forest.fit(*found, sample_weight=1.0 / np.bincount(found[1])[found[1]] if even else None)
         self._samples = []
 
     def labels(

@@ -308,7 +308,7 @@ def _forest(job: _Job) -> _Found:
         if not 0 < most < 256:
             raise BadInput("The examples' label maps have no labels from 1 to 255.", "", "Give label maps.")
         names = tuple(f"Segment {n}" for n in range(1, most + 1))
-    forest.learn()
+    forest.learn(even=job.seeds is not None)
     labels_found = forest.labels(own, lambda done: job.progress.fraction(0.5 + 0.5 * done))
     told = forest.importance(voxel_features.names(job.values.ndim))
     figures = {"trees": job.options.trees, "importance": dict(list(told.items())[:8])}
