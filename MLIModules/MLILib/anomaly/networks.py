@@ -38,6 +38,31 @@ def layer_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(1, channels)
 
 
+def pooled_convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A 3 x 3 convolution followed by the mean of 2 x 2 pixels, as one convolution of 4 x 4: half the work.
+
+    The same sums in another order: the kernel of 4 x 4 is the mean of the kernel of 3 x 3 at the four places.
+    """
+    pad = functional.pad
+    kernel = (
+        pad(weight, (0, 1, 0, 1)) + pad(weight, (1, 0, 0, 1)) + pad(weight, (0, 1, 1, 0)) + pad(weight, (1, 0, 1, 0))
+    )
+    return functional.conv2d(x, kernel / 4, bias, stride=2, padding=1)
+
+
+def doubled_convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Every pixel doubled along both axes, then a 3 x 3 convolution, as one transposed convolution of 4 x 4.
+
+    Along an axis, an even pixel sees its left neighbour with w0 and its own with w1 + w2, an odd one its own with
+    w0 + w1 and its right neighbour with w2.
+    """
+    first, middle, last = weight.unbind(dim=2)
+    rows = torch.stack([last, middle + last, first + middle, first], dim=2)
+    first, middle, last = rows.unbind(dim=3)
+    kernel = torch.stack([last, middle + last, first + middle, first], dim=3)
+    return functional.conv_transpose2d(x, kernel.transpose(0, 1), bias, stride=2, padding=1)
+
+
 class UpBlock(nn.Module):
     """Residual block that doubles the side."""
 
@@ -49,8 +74,8 @@ class UpBlock(nn.Module):
         self.shortcut = nn.Conv2d(inside, outside, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = functional.interpolate(functional.relu(self.norm1(x)), scale_factor=2.0)
-        h = self.conv2(functional.relu(self.norm2(self.conv1(h))))
+        h = doubled_convolution(functional.relu(self.norm1(x)), self.conv1.weight, None)
+        h = self.conv2(functional.relu(self.norm2(h)))
         # A 1 x 1 convolution and a nearest-neighbour doubling commute: the small image is the cheaper one.
         return h + functional.interpolate(self.shortcut(x), scale_factor=2.0)
 
@@ -67,8 +92,8 @@ class DownBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(functional.relu(self.norm1(x)))
-        h = self.conv2(functional.relu(self.norm2(h)))
-        return functional.avg_pool2d(h, 2) + self.shortcut(functional.avg_pool2d(x, 2))
+        h = pooled_convolution(functional.relu(self.norm2(h)), self.conv2.weight, self.conv2.bias)
+        return h + self.shortcut(functional.avg_pool2d(x, 2))
 
 
 class ResidualGenerator(nn.Module):
