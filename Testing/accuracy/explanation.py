@@ -115,11 +115,10 @@ def attacks(which: str, network: torch.nn.Module, cases: list[Case]) -> dict[str
     return {"epsilons": epsilons, "means": means, "monotone on average": falls}
 
 
-def seconds(network: torch.nn.Module, one: Case, layer: str) -> dict[str, float]:
-    """Of one map of each method that takes one backward pass, warm: the best of three."""
+def seconds(network: torch.nn.Module, one: Case, layer: str, methods: tuple[str, ...]) -> dict[str, float]:
+    """Of one map of each method, warm: the best of three, of one for methods that take many passes of a volume."""
     found = {}
-    for name in ("gradient", "gradient-x-input", "deconvnet", "guided-backpropagation", "grad-cam", "guided-grad-cam",
-                 "smoothgrad", "integrated-gradients"):  # fmt: skip
+    for name in methods:
         settings = Settings(layer=layer)
         tries = 3 if name not in ("smoothgrad", "integrated-gradients") or one.image.numel() < 10_000 else 1
         spent = []
@@ -180,7 +179,7 @@ def measure(
     if "attacks" in parts:
         result["attacks"] = attacks(which, network, cases)
     if "seconds" in parts:
-        result["seconds"] = seconds(network, cases[0], layer)
+        result["seconds"] = seconds(network, cases[0], layer, methods)
     return result
 
 
