@@ -1,6 +1,7 @@
 """Makes the pictures of README.md: the panels before, during and after a job; the demo's picture.
 
-Run as ``python demo/make_screenshots.py`` after ``make demo``. The stand-in for Slicer's widgets draws the panels.
+Run as ``python demo/make_screenshots.py [MODULE ...]`` after ``make demo``; without names, for all modules.
+The stand-in for Slicer's widgets draws the panels.
 """
 
 from __future__ import annotations
@@ -31,8 +32,15 @@ def main() -> int:
     sys.path += [str(ROOT / "MLIModules"), str(ROOT / "Testing")]
     standin: Any = importlib.import_module("slicer_standin")
     standin.install()
-    for picture in (_segmentation, _registration, _fusion):
-        picture(standin)
+    pictures = {
+        "MLISegmentation": _segmentation,
+        "MLIRegistration": _registration,
+        "MLIAtlasFusion": _fusion,
+        "MLIExplainability": _explanation,
+        "MLIAnomalyGAN": _anomaly,
+    }
+    for name in sys.argv[1:] or pictures:
+        pictures[name](standin)
         standin.check_slots()
         slicer.mrmlScene.Clear()
     jobs: Any = importlib.import_module("MLISlicerLib.jobs")
@@ -106,6 +114,86 @@ def _fusion(standin: Any) -> None:
     _grab(standin, widget, "running")
     standin.process_events_until(lambda: widget.job is None, 2 * _PATIENCE)
     _grab(standin, widget, "result")
+
+
+def _explanation(standin: Any) -> None:
+    """Why the shipped model says "anterior" at a point: three methods side by side."""
+    instance, widget = standin.load_module(str(ROOT / "MLIModules" / "Explainability" / "MLIExplainability.py"))
+    importlib.import_module(type(instance).__module__).loadSample()
+    widget.enter()
+    node, ui = widget._parameterNode, widget.ui
+    ui.whereComboBox.setCurrentIndex(ui.whereComboBox.findData("point"))
+    widget.onWhereActivated(0)
+    node.target, node.method, node.compare = "anterior", "gradient", ["guided-backpropagation", "grad-cam"]
+    layers: Any = importlib.import_module("MLISlicerLib.explanation_layers")
+    standin.process_events_until(lambda: layers.known(node.model) is not None, _PATIENCE)
+    _grab(standin, widget, "ready")
+    ui.applyButton.click()
+    standin.process_events_until(lambda: widget.job is None, 2 * _PATIENCE)
+    _grab(standin, widget, "result")
+    _draw_maps(node, FOLDER / "MLIExplainability_maps.png")
+
+
+def _anomaly(standin: Any) -> None:
+    """The sample volumes learned by an autoencoder, and the one with a lesion looked at."""
+    instance, widget = standin.load_module(str(ROOT / "MLIModules" / "AnomalyGAN" / "MLIAnomalyGAN.py"))
+    module: Any = importlib.import_module(type(instance).__module__)
+    sample = module.loadSample()
+    widget.enter()
+    node, ui = widget._parameterNode, widget.ui
+    node.inputVolume, node.normals = sample.volume, list(sample.normals)
+    node.trainName, node.modelType, node.plane, node.steps = "hippocampus normal", "ae", "coronal", 600
+    node.size, node.latent, node.filters = 32, 32, 16
+    ui.tabWidget.currentIndex = 1
+    _grab(standin, widget, "running")
+    ui.trainButton.click()
+    standin.process_events_until(lambda: len(widget._points) > 40 or widget.job is None, _PATIENCE)
+    _grab(standin, widget, "running")
+    standin.process_events_until(lambda: widget.job is None, 2 * _PATIENCE)
+    ui.tabWidget.currentIndex = 0
+    node.inputVolume, node.reference = sample.volume, sample.lesion
+    ui.applyButton.click()
+    standin.process_events_until(lambda: widget.job is None, _PATIENCE)
+    _grab(standin, widget, "result")
+    shutil.rmtree(importlib.import_module("MLILib.folders").user() / "hippocampus normal")
+
+
+def _draw_maps(node: Any, path: Path) -> None:
+    """The slice through the explained point with each map over it, in the colours that Slicer's views give it."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")  # its pictures are files; Qt is the stand-in's
+    import matplotlib.pyplot as plt
+    import numpy as np
+    import slicer
+    import vtk
+    from vtk.util import numpy_support
+
+    place, inverse = [0.0, 0.0, 0.0], vtk.vtkMatrix4x4()
+    node.point.GetNthControlPointPositionWorld(0, place)
+    node.explained.GetRASToIJKMatrix(inverse)
+    i, j, k = (round(value) for value in inverse.MultiplyPoint((*place, 1.0))[:3])
+    grey = slicer.util.arrayFromVolume(node.explained)
+    figure, axes = plt.subplots(1, 1 + len(node.maps), figsize=(2.6 * (1 + len(node.maps)), 4.0), dpi=110)
+    to_ras = vtk.vtkMatrix4x4()
+    node.explained.GetIJKToRASMatrix(to_ras)
+    for axis, shown in zip(axes, [None, *node.maps], strict=True):
+        axis.imshow(grey[k], cmap="gray", origin="lower")
+        axis.plot([i], [j], "+", color="#ffd21f", markersize=9)
+        axis.set_axis_off()
+        if to_ras.GetElement(0, 0) > 0:
+            axis.invert_xaxis()  # the patient's right is on the left, as in Slicer
+        axis.set_title("Image" if shown is None else shown.GetName().partition(" ")[2], fontsize=10)
+        if shown is not None:
+            display = shown.GetDisplayNode()
+            display.GetOutputImageDataConnection().GetProducer().Update()
+            colors = numpy_support.vtk_to_numpy(display.GetOutputImageData().GetPointData().GetScalars())
+            layer = colors.reshape(*grey.shape, 4)[k].astype(np.uint8).copy()
+            layer[..., 3] = (0.6 * layer[..., 3]).astype(np.uint8)
+            axis.imshow(layer, origin="lower", interpolation="nearest")
+    figure.tight_layout(pad=0.4)
+    figure.savefig(path)
+    plt.close(figure)
 
 
 def _grab(standin: Any, widget: Any, name: str) -> None:

@@ -207,7 +207,9 @@ class MLIAnomalyGANWidget(AnomalyPanel, ModelChooser, MLIWidget):
     def updateApply(self) -> None:
         """Apply, and the button Train, say what they do or what is missing; each is seen where it belongs."""
         super().updateApply()
-        self.ui.applyButton.visible = self.job is not None or self.ui.tabWidget.currentIndex == 0
+        detects = self.ui.tabWidget.currentIndex == 0
+        self.ui.detectWidget.visible, self.ui.trainWidget.visible = detects, not detects
+        self.ui.applyButton.visible = self.job is not None or detects
         self.showTraining()
 
     def jobSteps(self):

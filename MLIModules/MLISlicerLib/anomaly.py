@@ -217,16 +217,18 @@ def _plot_slices(result: Result, details: Mapping[str, Any]) -> None:
     nodes.fill_line_plot(result.chart, result.slices, series, x=number, title=title, y_title=score)
 
 
-def measured(evaluation: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """Columns of the agreement with known lesions: the model first, then the trivial baselines."""
+def measured(evaluation: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Columns of the agreement with known lesions, as text: the model first, then the trivial baselines."""
     rows = [(name, one) for name, one in evaluation.items() if isinstance(one, Mapping) and "auprc" in one]
-    return {
-        _("Method"): [name for name, _one in rows],
-        "AUPRC": [_short(one.get("auprc")) for _name, one in rows],
-        _("Best Dice"): [_short(one.get("best_dice")) for _name, one in rows],
-        _("Dice here"): [_short(one.get("dice")) for _name, one in rows],
-        "AUROC": [_short(one.get("auroc")) for _name, one in rows],
-    }
+    columns = {_("Method"): [str(name) for name, _one in rows]}
+    for key, heading in (
+        ("auprc", "AUPRC"),
+        ("best_dice", _("Best Dice")),
+        ("dice", _("Dice here")),
+        ("auroc", "AUROC"),
+    ):
+        columns[heading] = ["" if one.get(key) is None else f"{one[key]:.3f}" for _name, one in rows]
+    return columns
 
 
 def words(details: Mapping[str, Any]) -> str:

@@ -61,7 +61,7 @@ def steps(inputs: Inputs) -> Steps:
     with JobFolder() as job:
         dataset = Path(inputs.dataset)
         if inputs.volumes:
-            dataset = job / "normal"
+            dataset = job / "the chosen volumes"  # as the model's card calls them
             dataset.mkdir()
             stems = fusion_atlases.file_names([volume.GetName() for volume in inputs.volumes])
             for volume, stem in zip(inputs.volumes, stems, strict=True):

@@ -51,7 +51,6 @@ def words(details: Mapping[str, Any]) -> str:
     if details.get("completeness_error") is not None:
         how += _("; the map adds up to the score but for {error:.2%}").format(error=details["completeness_error"])
     lines.append(how)
-    lines.append(_("Done in {seconds:.1f} s on {device}").format(**details))
     return "".join(f"<p style='margin:0 0 2px 0'>{line}.</p>" for line in lines)
 
 
