@@ -92,16 +92,16 @@ class TrainAnomalyRequest(Request):
     overlap: float = setting(0.5, "Share of a patch that its neighbours have, too.", minimum=0.0, maximum=0.95)
     latent: int = setting(128, "Length of the code.", minimum=1, maximum=4096)
     filters: int = setting(
-        32, "Feature maps at full resolution; they double as the resolution halves.", minimum=1, maximum=512
+        16, "Feature maps at full resolution; they double as the resolution halves.", minimum=1, maximum=512
     )
-    steps: int = setting(5000, "Steps of the generator, or of the autoencoder.", minimum=1, maximum=10_000_000)
+    steps: int = setting(1500, "Steps of the generator, or of the autoencoder.", minimum=1, maximum=10_000_000)
     encoder_steps: int = setting(
         0, "Steps of f-AnoGAN's encoder; 0 is as many as the generator's.", minimum=0, maximum=10_000_000
     )
     critic_steps: int = setting(5, "Steps of the critic before each of the generator.", minimum=1, maximum=100)
     penalty: float = setting(10.0, "Weight of the gradient penalty.", minimum=0.0, maximum=1e6)
     kappa: float = setting(1.0, "Weight of the feature residual.", minimum=0.0, maximum=1e6)
-    batch: int = setting(32, "Images a step.", minimum=2, maximum=4096)
+    batch: int = setting(16, "Images a step.", minimum=2, maximum=4096)
     learning_rate: float = setting(
         0.0,
         "Learning rate (Adam) of all but an f-AnoGAN's encoder; 0: 0.0001 for a WGAN, 0.0002 for a DCGAN, else 0.001.",
