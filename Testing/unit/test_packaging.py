@@ -93,7 +93,7 @@ class TestWheel:
         assert "mli = MLILib.cli:main" in (info / "entry_points.txt").read_text(encoding="utf-8")
         metadata = (info / "METADATA").read_text(encoding="utf-8")
         assert f"\nVersion: {MLILib.__version__}\n" in metadata
-        assert "\nLicense-Expression: Apache-2.0 AND CC-BY-SA-4.0 AND CC-BY-4.0\n" in metadata
+        assert "\nLicense-Expression: Apache-2.0 AND CC-BY-SA-4.0 AND CC-BY-4.0 AND CC0-1.0\n" in metadata
         assert {p.name for p in (info / "licenses").iterdir()} == {"LICENSE", "NOTICE"}
 
 
