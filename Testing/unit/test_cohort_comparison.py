@@ -119,6 +119,16 @@ def test_cases_that_a_model_was_trained_on(scene: Scene, monkeypatch: pytest.Mon
     assert "4 of the 6 cases" in note
 
 
+def test_one_case_has_no_spread(scene: Scene) -> None:
+    for name in ("right", "moved"):
+        for i in range(1, 6):
+            (scene.folder / name / f"image_{i:02d}.nii.gz").unlink()
+    result = scene.run("right", "moved")
+    assert result["tests"]["dice"][0]["low"] is None
+    assert "nan" not in result["text"]
+    assert "nan" not in (scene.folder / "out.html").read_text(encoding="utf-8").split("data:image")[0]
+
+
 def test_refusals_write_nothing(scene: Scene) -> None:
     (scene.folder / "empty").mkdir()
     for names, changes, words in (

@@ -327,6 +327,10 @@ def _cell(value: float | None) -> str:
     return "" if value is None or np.isnan(value) else f"{value:.6g}"
 
 
+def _formats(one: paired.Pair) -> list[tuple[float, str]]:
+    return [(one.difference, "+.4f"), (one.p, ".2g"), (one.corrected, ".2g")]
+
+
 def _text(made: Comparison, tests: Mapping[str, Sequence[paired.Pair]], output: Path) -> str:
     heading = ["Method", "Cases", *(METRICS[metric] for metric in TESTED)]
     rows = [heading]
@@ -334,20 +338,14 @@ def _text(made: Comparison, tests: Mapping[str, Sequence[paired.Pair]], output: 
         cells = []
         for metric in TESTED:
             found = paired.summary(made.values(metric, MEAN)[method.name])
-            cells.append(f"{found.mean:.3f} +- {found.deviation:.3f}" if found.count else "n/a")
+            spread = f" +- {found.deviation:.3f}" if found.count > 1 else ""
+            cells.append(f"{found.mean:.3f}{spread}" if found.count else "n/a")
         rows.append([method.name, str(len(method.found)), *cells])
     lines = [["Dice", "Difference", "95 % interval", "p", "p (Holm)"]]
     for one in tests["dice"]:
-        interval = f"{one.low:+.4f} to {one.high:+.4f}"
-        lines.append(
-            [
-                f"{one.first} less {one.second}",
-                f"{one.difference:+.4f}",
-                interval,
-                f"{one.p:.2g}",
-                f"{one.corrected:.2g}",
-            ]
-        )
+        interval = f"{one.low:+.4f} to {one.high:+.4f}" if np.isfinite([one.low, one.high]).all() else "n/a"
+        numbers = [f"{x:{form}}" if np.isfinite(x) else "n/a" for x, form in _formats(one)]
+        lines.append([f"{one.first} less {one.second}", numbers[0], interval, *numbers[1:]])
     errors = [f"{method.name}, {case}: {why}" for method in made.methods for case, why in method.errors.items()]
     return "\n\n".join(
         part

@@ -121,7 +121,7 @@ def _overview(made: Comparison, label: str = "") -> str:
         for metric in _SHOWN:
             found, best = columns[metric]
             one = found[method.name]
-            cell = f"{_number(one.mean)} &plusmn; {_number(one.deviation)}"
+            cell = _number(one.mean) + (f" &plusmn; {_number(one.deviation)}" if one.count > 1 else "")
             cell += f" <span class=faint>({one.count})</span>" if one.count < len(made.cases) else ""
             cells.append(f"<span class=best>{cell}</span>" if one.count and one.mean == best else cell)
         rows.append([_text(method.name), *cells])
