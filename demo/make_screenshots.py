@@ -142,7 +142,7 @@ def _anomaly(standin: Any) -> None:
     widget.enter()
     node, ui = widget._parameterNode, widget.ui
     node.inputVolume, node.normals = sample.volume, list(sample.normals)
-    node.trainName, node.modelType, node.plane, node.steps = "hippocampus normal", "ae", "coronal", 600
+    node.trainName, node.modelType, node.plane, node.steps = "hippocampus-normal", "ae", "coronal", 600
     node.size, node.latent, node.filters = 32, 32, 16
     ui.tabWidget.currentIndex = 1
     _grab(standin, widget, "running")
@@ -155,7 +155,7 @@ def _anomaly(standin: Any) -> None:
     ui.applyButton.click()
     standin.process_events_until(lambda: widget.job is None, _PATIENCE)
     _grab(standin, widget, "result")
-    shutil.rmtree(importlib.import_module("MLILib.folders").user() / "hippocampus normal")
+    shutil.rmtree(importlib.import_module("MLILib.folders").user() / "hippocampus-normal")
 
 
 def _draw_maps(node: Any, path: Path) -> None:

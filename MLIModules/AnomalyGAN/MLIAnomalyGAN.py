@@ -142,7 +142,7 @@ class MLIAnomalyGANParameterNode:
     steps: parameter(TrainAnomalyRequest, "steps")
     latent: parameter(TrainAnomalyRequest, "latent")
     filters: parameter(TrainAnomalyRequest, "filters")
-    trainName: str = "my normal"
+    trainName: str = "my-normal"
 
 
 #
@@ -258,8 +258,8 @@ class MLIAnomalyGANLogic(MLILogic):
     Trains models of normal and looks for what is not without a widget, for scripts:
 
         logic = MLIAnomalyGANLogic()
-        logic.train([volume, volume, ...], name="my normal", model="ae", steps=2000)
-        result = logic.run(volume, "my normal")
+        logic.train([volume, volume, ...], name="my-normal", model="ae", steps=2000)
+        result = logic.run(volume, "my-normal")
         result.map, result.findings, result.table ...
 
     The settings are those of MLILib.anomaly.requests.
@@ -367,7 +367,7 @@ class MLIAnomalyGANLogic(MLILogic):
 class MLIAnomalyGANTest(ScriptedLoadableModuleTest):
     """Learns the normal sample volumes in a few steps, and looks for the lesion that is known."""
 
-    NAME = "self-test of normal"
+    NAME = "self-test-of-normal"
 
     def setUp(self):
         slicer.mrmlScene.Clear()

@@ -25,8 +25,8 @@ from .fusion_atlases import SceneAtlases
 from .jobs import Call, JobFolder, Steps
 from .wording import with_names
 
-#: What a model's name may hold: it names a folder.
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,59}")
+#: What a model's name may hold, as :mod:`MLILib.catalogue` has it: it names a folder.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 #: Fewer cases than this cannot be split into those that are learned from, that choose the weights, and that measure.
 LEAST_CASES = 4
 
@@ -85,7 +85,7 @@ def name_error(name: str) -> str:
     if not name.strip():
         return _("Give the model a name.")
     if not _NAME.fullmatch(name):
-        return _("A model's name holds letters, digits, spaces, points and dashes.")
+        return _("A model's name holds letters, digits, points and dashes, and no spaces.")
     if (model := models.known(models.TASKS).get(name)) is not None and model.shipped:
         return _("A shipped model is called '{name}'. Give another name.").format(name=name)
     return ""

@@ -134,7 +134,7 @@ class MLISegmentationParameterNode:
     record: vtkMRMLTextNode
     trainFolder: str = ""
     trainPath: str = ""
-    trainName: str = "my model"
+    trainName: str = "my-model"
     network: parameter(TrainSegmentationRequest, "network")
     epochs: parameter(TrainSegmentationRequest, "epochs")
     hours: parameter(TrainSegmentationRequest, "hours")
