@@ -136,6 +136,7 @@ class TestBeforeAJob:
             assert {name for name in names if not getattr(panel.ui, f"{name}SpinBox").isHidden()} == shown
         panel._parameterNode.compare = ["smoothgrad"]
         assert not panel.ui.samplesSpinBox.isHidden()
+        choose(panel.ui.baselineComboBox, "zero")
         assert panel.ui.blurSpinBox.isHidden()
         choose(panel.ui.baselineComboBox, "blur")
         assert not panel.ui.blurSpinBox.isHidden()
