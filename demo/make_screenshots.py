@@ -142,12 +142,12 @@ def _anomaly(standin: Any) -> None:
     widget.enter()
     node, ui = widget._parameterNode, widget.ui
     node.inputVolume, node.normals = sample.volume, list(sample.normals)
-    node.trainName, node.modelType, node.plane, node.steps = "hippocampus-normal", "ae", "coronal", 600
+    node.trainName, node.modelType, node.plane, node.steps = "hippocampus-normal", "ae", "coronal", 150
     node.size, node.latent, node.filters = 32, 32, 16
     ui.tabWidget.currentIndex = 1
     _grab(standin, widget, "running")
     ui.trainButton.click()
-    standin.process_events_until(lambda: len(widget._points) > 40 or widget.job is None, _PATIENCE)
+    standin.process_events_until(lambda: len(widget._points) > 24 or widget.job is None, _PATIENCE)
     _grab(standin, widget, "running")
     standin.process_events_until(lambda: widget.job is None, 2 * _PATIENCE)
     ui.tabWidget.currentIndex = 0
