@@ -181,8 +181,6 @@ def _draw_maps(node: Any, path: Path) -> None:
         axis.imshow(grey[k], cmap="gray", origin="lower")
         axis.plot([i], [j], "+", color="#ffd21f", markersize=9)
         axis.set_axis_off()
-        if to_ras.GetElement(0, 0) > 0:
-            axis.invert_xaxis()  # the patient's right is on the left, as in Slicer
         axis.set_title("Image" if shown is None else shown.GetName().partition(" ")[2], fontsize=10)
         if shown is not None:
             display = shown.GetDisplayNode()
@@ -191,6 +189,8 @@ def _draw_maps(node: Any, path: Path) -> None:
             layer = colors.reshape(*grey.shape, 4)[k].astype(np.uint8).copy()
             layer[..., 3] = (0.6 * layer[..., 3]).astype(np.uint8)
             axis.imshow(layer, origin="lower", interpolation="nearest")
+        if to_ras.GetElement(0, 0) > 0:  # the patient's right is on the left, as in Slicer; drawing turns it back
+            axis.invert_xaxis()
     figure.tight_layout(pad=0.4)
     figure.savefig(path)
     plt.close(figure)

@@ -50,7 +50,7 @@ from .theta_picture import draw
 
 #: Classes of the networks, for images and for volumes; None is the segmentation module's own.
 NETWORKS: dict[str, dict[int, str] | None] = {
-    "lraspp2d": {2: "MLILib.segmentation.lraspp.LRASPP2D", 3: "MLILib.fusion.lraspp.LRASPPSlices"},
+    "lraspp2d": {2: "MLILib.segmentation.lraspp.LRASPP2D", 3: "MLILib.segmentation.lraspp.LRASPPSlices"},
     "lraspp3d": {3: "MLILib.segmentation.lraspp.LRASPP3D"},
     "unet": None,
 }
