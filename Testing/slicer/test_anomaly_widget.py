@@ -154,7 +154,7 @@ def test_too_few_images_are_refused(panel, standin):
     node = panel._parameterNode
     node.normals = [add_volume("one", size=(20, 18, 2))]
     before = scene_state()
-    node.trainName = "too few"
+    node.trainName = "too-few"
     panel.ui.tabWidget.currentIndex = 1
     panel.ui.trainButton.click()
     finish(panel, standin, PATIENCE)
