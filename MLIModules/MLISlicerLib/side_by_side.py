@@ -68,6 +68,8 @@ def show(pictures: Sequence[Picture], labels: Sequence[str], orientation: str = 
             composite.SetForegroundOpacity(picture.opacity)
             composite.SetLabelVolumeID(None)
         view.SetLayoutLabel(labels[index])
+        view.SetViewGroup(_GROUP)  # closing a scene sets a view back, and the layout's description is for new ones
+        view.SetLayoutColor(*(int(_COLORS[index][i : i + 2], 16) / 255 for i in (1, 3, 5)))
         if orientation == "native":
             view.SetOrientationToDefault()
             view.RotateToVolumePlane(pictures[0].volume)

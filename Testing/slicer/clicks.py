@@ -33,3 +33,17 @@ def errors(standin):
 def temporary_folders():
     """The folders of jobs that are there."""
     return list(Path(slicer.app.temporaryPath).glob("mli-job-*"))
+
+
+def forget_own_views():
+    """Go back to Slicer's layout and remove the views of the extension's own, so that the next test finds none."""
+    from MLISlicerLib import display, side_by_side
+
+    manager = slicer.app.layoutManager()
+    if manager is None:
+        return
+    side_by_side.hide(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
+    for name in [name for name in manager.sliceViewNames() if name.startswith(display.OWN_VIEWS)]:
+        logic = manager.sliceWidget(name).sliceLogic()
+        for node in (logic.GetSliceCompositeNode(), logic.GetSliceNode()):
+            slicer.mrmlScene.RemoveNode(node)

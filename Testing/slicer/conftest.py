@@ -70,6 +70,8 @@ def model_folder(user_models):
 @contextlib.contextmanager
 def opened(standin, module):
     """A module's panel in an empty scene; at the end its job is stopped, and no slot may have raised."""
+    import clicks  # lies in a folder that this file makes known
+
     slicer.mrmlScene.Clear()
     standin.messages.clear()
     standin.slot_errors.clear()
@@ -80,6 +82,7 @@ def opened(standin, module):
         made.cancelJob()
         standin.process_events_until(lambda: made.job is None, 10)
     standin.unload_module(module.stem)
+    clicks.forget_own_views()
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import slicer
+from clicks import forget_own_views
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -47,6 +48,7 @@ def loaded(standin, module):
         yield sys.modules[module.stem]
     finally:
         standin.unload_module(module.stem)
+        forget_own_views()
         slicer.mrmlScene.Clear()
 
 

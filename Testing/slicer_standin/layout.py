@@ -104,6 +104,11 @@ class qMRMLThreeDWidget(qMRMLWidget):
         return state(self).view
 
 
+def _is_there(widget: qMRMLSliceWidget) -> bool:
+    """Whether the view's node is in the scene: a view goes with its node."""
+    return widget.mrmlSliceNode().GetScene() is not None
+
+
 @offered("slicer", ("layoutChanged(int)",))
 class qSlicerLayoutManager(QtCore.QObject):
     """The views of the main window."""
@@ -128,7 +133,7 @@ class qSlicerLayoutManager(QtCore.QObject):
 
     def sliceViewNames(self) -> tuple[str, ...]:
         """Returns the names of the slice views."""
-        return tuple(sorted(state(self).slices))
+        return tuple(sorted(name for name, widget in state(self).slices.items() if _is_there(widget)))
 
     def sliceWidget(self, name: str) -> Any:
         """Returns a slice view, or None."""
@@ -161,7 +166,8 @@ class qSlicerLayoutManager(QtCore.QObject):
         shown = self._mapped("vtkMRMLAbstractViewNode")
         own = state(self)
         for node in shown:
-            if node.IsA("vtkMRMLSliceNode") and node.GetLayoutName() not in own.slices:
+            known = own.slices.get(node.GetLayoutName()) if node.IsA("vtkMRMLSliceNode") else None
+            if node.IsA("vtkMRMLSliceNode") and (known is None or not _is_there(known)):
                 own.slices[node.GetLayoutName()] = qMRMLSliceWidget(own.core.add_slice_logic(node))
         scene = self.mrmlScene()
         for index in range(scene.GetNumberOfNodesByClass("vtkMRMLAbstractViewNode")):
