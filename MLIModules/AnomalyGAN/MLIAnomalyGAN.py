@@ -26,7 +26,7 @@ if importlib.util.find_spec("MLISlicerLib") is None:
 
 from MLILib.anomaly.requests import AnomalyRequest, TrainAnomalyRequest
 from MLILib.files import sha256
-from MLISlicerLib import anomaly, anomaly_sample, anomaly_training, install, models, segmentation_training
+from MLISlicerLib import anomaly, anomaly_sample, anomaly_training, install, models, training_job
 from MLISlicerLib.anomaly_panel import AnomalyPanel
 from MLISlicerLib.logic import MLILogic
 from MLISlicerLib.model_chooser import ModelChooser
@@ -346,7 +346,7 @@ class MLIAnomalyGANLogic(MLILogic):
         :param name: of the model
         :param replace: whether a model of yours with that name is replaced
         :param settings: further settings of MLILib.anomaly.requests.TrainAnomalyRequest
-        :return: MLISlicerLib.segmentation_training.Trained
+        :return: MLISlicerLib.training_job.Trained
         """
         files = isinstance(volumes, (str, pathlib.Path))
         inputs = anomaly_training.Inputs(
@@ -413,7 +413,7 @@ class MLIAnomalyGANTest(ScriptedLoadableModuleTest):
         from MLILib import folders
 
         shutil.rmtree(folders.user() / self.NAME, ignore_errors=True)
-        shutil.rmtree(segmentation_training.folder_of(self.NAME), ignore_errors=True)
+        shutil.rmtree(training_job.folder_of(anomaly_training.TASK, self.NAME), ignore_errors=True)
 
     def test_badInput(self):
         """A volume without an image and a model without a name are refused; the scene stays as it was."""

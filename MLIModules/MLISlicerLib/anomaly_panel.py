@@ -13,10 +13,11 @@ from slicer.i18n import tr as _
 
 from MLILib.anomaly.requests import MODELS, PLANES, AnomalyRequest, TrainAnomalyRequest
 
-from . import anomaly, anomaly_training, display, install, overlay, segmentation_training, side_by_side
+from . import anomaly, anomaly_training, display, overlay, side_by_side, training_job
+from .jobs import Steps
 from .parameters import tooltip
-from .segmentation_training import Trained
 from .side_by_side import Picture
+from .training_job import Trained
 from .training_view import TrainingView
 
 #: Settings of the training that are parameters of the panel, and their widgets.
@@ -35,21 +36,13 @@ _FINDINGS = 10
 class AnomalyPanel(TrainingView):
     """Mixin for the widget of MLI AnomalyGAN, a :class:`MLISlicerLib.widget.MLIWidget` with a model chooser."""
 
-    ui: Any
+    TRAIN_TASK = anomaly_training.TASK
+
     logic: Any
-    job: Any
     models: Any
-    moduleName: Any
-    _parameterNode: Any
-    startJob: Any
     showTable: Any
     showThreshold: Any
-    showError: Any
     showRecord: Any
-    onModelAdded: Any
-    moduleTitle: Any
-    tellErrors: Any
-    say: Any
 
     def setupPanel(self) -> None:
         """Fill the choosers and connect the widgets."""
@@ -82,8 +75,6 @@ class AnomalyPanel(TrainingView):
         ui.sideBySideButton.connect("clicked(bool)", self.onSideBySide)
         ui.showSlicesButton.connect("clicked(bool)", self.onShowSlices)
         ui.showRecordButton.connect("clicked(bool)", lambda _c=False: self.showRecord("record"))
-        ui.trainButton.connect("clicked(bool)", self.onTrainButton)
-        ui.stopTrainingButton.connect("clicked(bool)", self.onStopTrainingButton)
         self.setupTrainingView()
 
     # -- detect
@@ -198,13 +189,11 @@ class AnomalyPanel(TrainingView):
             return _("Choose a folder of normal images, a dataset.json or an .npz.")
         elif not Path(node.trainPath).exists():
             return _("{path} does not exist. Choose other files.").format(path=node.trainPath)
-        return segmentation_training.name_error(node.trainName)
+        return training_job.name_error(node.trainName)
 
-    def showTraining(self) -> None:
-        """Show what belongs to the choices of the training, and whether one can begin or go on."""
+    def showTrainingChoices(self) -> None:
+        """Show what belongs to the choices of the training."""
         node, ui = self._parameterNode, self.ui
-        if node is None:
-            return
         scene = node.source == "scene"
         for names, shown in (
             (("normalsLabel", "normalsSelector"), scene),
@@ -213,61 +202,14 @@ class AnomalyPanel(TrainingView):
             for name in names:
                 getattr(ui, name).visible = shown
         ui.modelTypeBrowser.setHtml(html.escape(modelWords()[node.modelType][1]))
-        missing = self.whatTrainingMisses()
-        training = bool(self._training)
-        ui.trainButton.enabled = self.job is None and not missing
-        resumes = not missing and segmentation_training.can_resume(node.trainName)
-        ui.trainButton.text = _("Go on training") if resumes and not training else _("Train")
-        ui.trainButton.toolTip = missing or _("Train a model. This can take hours; Slicer can be used meanwhile.")
-        ui.stopTrainingButton.visible = training
-        ui.trainPlotButton.visible = bool(self._points)
 
-    def onTrainButton(self, checked: bool = False) -> None:
-        """Train, or go on where a training of that name was stopped."""
-        node = self._parameterNode
-        if self.job is not None or self.whatTrainingMisses():
-            return
-        replace = node.trainName in self.models
-        question = _("You already have a model called '{name}'. Replace it?").format(name=node.trainName)
-        if replace and not slicer.util.confirmYesNoDisplay(question, self.moduleTitle()):
-            return
-        with self.tellErrors():
-            install.ensure(self.moduleName)
-            inputs = self.logic.trainingInputs(node, replace)
-            self.beginTraining(node.trainName)
-            self.startJob(anomaly_training.steps(inputs), self.onTrained, self.onTrainingFailed)
-            self.showTraining()
+    def trainingSteps(self, replace: bool) -> Steps:
+        """The steps of the training that is asked for."""
+        return anomaly_training.steps(self.logic.trainingInputs(self._parameterNode, replace))
 
-    def onStopTrainingButton(self, checked: bool = False) -> None:
-        """End the training now, with the best weights so far."""
-        segmentation_training.stop(self._training)
-        self.ui.stopTrainingButton.enabled = False
-
-    def onTrained(self, trained: Trained) -> None:
-        """Offer the model, and say how it was."""
-        self._endTraining()
-        self.onModelAdded(trained.name)
-        self.ui.trainResultBrowser.setHtml(anomaly_training.summary(trained))
-        self.ui.trainResultBrowser.visible = True
-        self.showTraining()
-
-    def onTrainingFailed(self, error: Any) -> None:
-        """Tell why; what was learned until the last checkpoint is kept."""
-        self._endTraining()
-        self.showError(error)
-
-    def onCancelled(self) -> None:
-        """Called when a cancelled job has ended."""
-        name = self._training
-        self._endTraining()
-        super().onCancelled()  # type: ignore[misc]
-        if name and segmentation_training.can_resume(name):
-            self.say(_("Stopped. 'Go on training' continues from the last checkpoint."))
-
-    def _endTraining(self) -> None:
-        self._training = ""
-        self.ui.stopTrainingButton.enabled = True
-        self.showTraining()
+    def trainingSummary(self, trained: Trained) -> str:
+        """How it was."""
+        return anomaly_training.summary(trained)
 
 
 def modelWords() -> dict[str, tuple[str, str]]:

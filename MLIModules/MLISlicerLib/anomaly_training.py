@@ -1,14 +1,9 @@
-"""Training a model of normal in Slicer: volumes of the scene, a folder or a file in, a model in the chooser out.
-
-Where a training keeps its checkpoints, how it is stopped, and what it may be called is as in
-:mod:`MLISlicerLib.segmentation_training`.
-"""
+"""Training a model of normal in Slicer: volumes of the scene, a folder or a file in, a model in the chooser out."""
 
 from __future__ import annotations
 
 import dataclasses
 import html
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,13 +11,14 @@ from typing import Any
 import slicer
 from slicer.i18n import tr as _
 
-from MLILib.errors import BadInput, MLIError
 from MLILib.progress import duration
 
-from . import fusion_atlases, nodes
-from .jobs import Call, JobFolder, Steps
-from .segmentation_training import Trained, can_resume, folder_of, name_error
-from .wording import with_names
+from . import fusion_atlases, nodes, training_job
+from .jobs import Steps
+from .training_job import Trained
+
+#: What the worker is asked for.
+TASK = "train-anomaly"
 
 
 @dataclasses.dataclass
@@ -45,37 +41,25 @@ class Inputs:
 
 
 def steps(inputs: Inputs) -> Steps:
-    """The steps of a training, for :mod:`MLISlicerLib.jobs`; their result is a :class:`Trained`.
+    """The steps of a training; their result is a :class:`MLISlicerLib.training_job.Trained`.
 
     Raises:
         MLIError: what a user can act on.
     """
-    if wrong := name_error(inputs.name):
-        raise BadInput(wrong, "", "")
-    folder = folder_of(inputs.name)
-    resume = can_resume(inputs.name)
-    if folder.exists() and not resume:
-        shutil.rmtree(folder)  # the rest of a training that had not come to its first checkpoint
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    files: dict[Path, Any] = {}
-    with JobFolder() as job:
-        dataset = Path(inputs.dataset)
-        if inputs.volumes:
-            dataset = job / "the chosen volumes"  # as the model's card calls them
-            dataset.mkdir()
-            stems = fusion_atlases.file_names([volume.GetName() for volume in inputs.volumes])
-            for volume, stem in zip(inputs.volumes, stems, strict=True):
-                path = dataset / f"{stem}.nrrd"
-                yield from nodes.write_volume(volume, path, _("Preparing {name}").format(name=volume.GetName()))
-                files[path] = volume
-        settings = {**inputs.settings, "dataset": str(dataset), "output": str(folder), "resume": resume}
-        try:
-            details = yield Call("train-anomaly", settings)
-            added = yield Call("models-import", {"source": str(folder), "name": inputs.name, "replace": inputs.replace})
-        except MLIError as error:
-            raise with_names(error, files) from error
-    shutil.rmtree(folder)
-    return Trained(added["name"], details)
+
+    def write(job: Path, files: dict[Path, Any]) -> Steps:
+        if not inputs.volumes:
+            return Path(inputs.dataset)
+        dataset = job / "the chosen volumes"  # as the model's card calls them
+        dataset.mkdir()
+        stems = fusion_atlases.file_names([volume.GetName() for volume in inputs.volumes])
+        for volume, stem in zip(inputs.volumes, stems, strict=True):
+            path = dataset / f"{stem}.nrrd"
+            yield from nodes.write_volume(volume, path, _("Preparing {name}").format(name=volume.GetName()))
+            files[path] = volume
+        return dataset
+
+    return training_job.steps(TASK, inputs.name, write, inputs.settings, replace=inputs.replace)
 
 
 def summary(trained: Trained) -> str:

@@ -1,32 +1,25 @@
-"""Training a segmentation model in Slicer: cases of the scene or a dataset.json in, a model in the chooser out.
-
-The training writes into a folder of its own below the user's cache; what it holds when a training is stopped or killed
-is where the next one of that name goes on. The model is copied to the user's models when it is done.
-"""
+"""Training a segmentation model in Slicer: cases of the scene or a dataset.json in, a model in the chooser out."""
 
 from __future__ import annotations
 
 import dataclasses
 import html
-import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from slicer.i18n import tr as _
 
-from MLILib import folders, stop_file
-from MLILib.errors import BadInput, MLIError
+from MLILib.errors import BadInput
 from MLILib.progress import duration
 
-from . import fusion_atlases, models
+from . import fusion_atlases, training_job
 from .fusion_atlases import SceneAtlases
-from .jobs import Call, JobFolder, Steps
-from .wording import with_names
+from .jobs import Steps
+from .training_job import Trained
 
-#: What a model's name may hold, as :mod:`MLILib.catalogue` has it: it names a folder.
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+#: What the worker is asked for.
+TASK = "train-segmentation"
 #: Fewer cases than this cannot be split into those that are learned from, that choose the weights, and that measure.
 LEAST_CASES = 4
 
@@ -52,78 +45,26 @@ class Inputs:
     replace: bool = False
 
 
-@dataclasses.dataclass(frozen=True)
-class Trained:
-    """A finished training.
-
-    Attributes:
-        name: of the model, now among the user's.
-        details: the worker's result.
-    """
-
-    name: str
-    details: dict[str, Any]
-
-
-def folder_of(name: str) -> Path:
-    """Where the training of that name keeps its checkpoints."""
-    return folders.cache() / "training" / name
-
-
-def can_resume(name: str) -> bool:
-    """Whether a training of that name was stopped before its end."""
-    return (folder_of(name) / "training" / "checkpoint.pt").is_file()
-
-
-def stop(name: str) -> None:
-    """Ask the training of that name to end after this epoch with the best weights so far."""
-    stop_file.ask(folder_of(name) / "training")
-
-
-def name_error(name: str) -> str:
-    """What is wrong with a model's name, a sentence; "" when nothing is."""
-    if not name.strip():
-        return _("Give the model a name.")
-    if not _NAME.fullmatch(name):
-        return _("A model's name holds letters, digits, points and dashes, and no spaces.")
-    if (model := models.known(models.TASKS).get(name)) is not None and model.shipped:
-        return _("A shipped model is called '{name}'. Give another name.").format(name=name)
-    return ""
-
-
 def steps(inputs: Inputs) -> Steps:
-    """The steps of a training, for :mod:`MLISlicerLib.jobs`; their result is a :class:`Trained`.
+    """The steps of a training; their result is a :class:`MLISlicerLib.training_job.Trained`.
 
     Raises:
         MLIError: what a user can act on.
     """
-    if wrong := name_error(inputs.name):
-        raise BadInput(wrong, "", "")
-    folder = folder_of(inputs.name)
-    resume = can_resume(inputs.name)
-    if folder.exists() and not resume:
-        shutil.rmtree(folder)  # the rest of a training that had not come to its first checkpoint
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    files: dict[Path, Any] = {}
-    with JobFolder() as job:
-        dataset = Path(inputs.dataset)
-        if inputs.cases is not None:
-            fusion_atlases.require(inputs.cases, inputs.title)
-            if len(inputs.cases.atlases) < LEAST_CASES:
-                raise BadInput(
-                    _("{count} cases are too few to train on.").format(count=len(inputs.cases.atlases)),
-                    _("Some choose the best weights and some measure the result, so that it can be believed."),
-                    _("Put {count} or more into the folder.").format(count=LEAST_CASES),
-                )
-            dataset = yield from fusion_atlases.write(inputs.cases, job, files, inputs.title)
-        settings = {**inputs.settings, "dataset": str(dataset), "output": str(folder), "resume": resume}
-        try:
-            details = yield Call("train-segmentation", settings)
-            added = yield Call("models-import", {"source": str(folder), "name": inputs.name, "replace": inputs.replace})
-        except MLIError as error:
-            raise with_names(error, files) from error
-    shutil.rmtree(folder)
-    return Trained(added["name"], details)
+
+    def write(job: Path, files: dict[Path, Any]) -> Steps:
+        if inputs.cases is None:
+            return Path(inputs.dataset)
+        fusion_atlases.require(inputs.cases, inputs.title)
+        if len(inputs.cases.atlases) < LEAST_CASES:
+            raise BadInput(
+                _("{count} cases are too few to train on.").format(count=len(inputs.cases.atlases)),
+                _("Some choose the best weights and some measure the result, so that it can be believed."),
+                _("Put {count} or more into the folder.").format(count=LEAST_CASES),
+            )
+        return (yield from fusion_atlases.write(inputs.cases, job, files, inputs.title))
+
+    return training_job.steps(TASK, inputs.name, write, inputs.settings, replace=inputs.replace)
 
 
 def summary(trained: Trained) -> str:

@@ -1,8 +1,7 @@
 """The part of MLI Segmentation's panel that trains a model: its cases, its settings, how it fares, and how to stop it.
 
 Its .ui file names the widgets: trainFolderComboBox, trainPathEdit, chooseDatasetButton, trainFoundBrowser,
-trainNameEdit, networkComboBox, trainButton, stopTrainingButton, trainPlotButton, trainCurveLabel, trainSamplesLabel,
-trainResultBrowser.
+trainNameEdit, networkComboBox, and those of :mod:`MLISlicerLib.training_view`.
 """
 
 from __future__ import annotations
@@ -12,15 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import qt
-import slicer
 from slicer.i18n import tr as _
 
-from MLILib.errors import MLIError
 from MLILib.segmentation.requests import TrainSegmentationRequest
 
-from . import fusion_atlases, install, models, segmentation_training
+from . import fusion_atlases, models, segmentation_training, training_job
+from .jobs import Steps
 from .parameters import ChoiceConnector, setting_of, tooltip
-from .segmentation_training import Trained
+from .training_job import Trained
 from .training_view import TrainingView
 
 #: In place of a folder of the scene: a file.
@@ -40,17 +38,9 @@ _LOSS = "Training loss"
 class TrainingPanel(TrainingView):
     """Mixin for the widget of MLI Segmentation, a :class:`MLISlicerLib.widget.MLIWidget` with a model chooser."""
 
-    ui: Any
-    job: Any
     models: Any
-    moduleName: str
-    _parameterNode: Any
-    startJob: Any
-    showError: Any
-    onModelAdded: Any
-    moduleTitle: Any
-    say: Any
 
+    TRAIN_TASK = segmentation_training.TASK
     CURVE_AXIS = _("Epoch")
 
     def curveOrder(self, stage: str) -> bool:
@@ -68,8 +58,6 @@ class TrainingPanel(TrainingView):
         ui.trainingCollapsibleButton.connect("contentsCollapsed(bool)", self.onTrainingCollapsed)
         ui.trainFolderComboBox.connect("activated(int)", lambda _index: self.showTraining())
         ui.chooseDatasetButton.connect("clicked(bool)", self.onChooseDataset)
-        ui.trainButton.connect("clicked(bool)", self.onTrainButton)
-        ui.stopTrainingButton.connect("clicked(bool)", self.onStopTrainingButton)
 
     def trainingConnectors(self) -> dict[str, Any]:
         """Parameters of training whose widgets need a connector of ours."""
@@ -124,13 +112,11 @@ class TrainingPanel(TrainingView):
         if cases is not None and len(cases.atlases) < segmentation_training.LEAST_CASES:
             text = _("Put {count} or more volumes with segmentations into the folder.")
             return text.format(count=segmentation_training.LEAST_CASES)
-        return segmentation_training.name_error(node.trainName)
+        return training_job.name_error(node.trainName)
 
-    def showTraining(self) -> None:
-        """Show what belongs to the chosen cases, and whether a training can begin or go on."""
+    def showTrainingChoices(self) -> None:
+        """Show what belongs to the chosen cases."""
         node, ui = self._parameterNode, self.ui
-        if node is None or ui.trainingCollapsibleButton.collapsed:
-            return
         fromFile = node.trainFolder == FILE
         for name in ("trainPathLabel", "trainPathEdit", "chooseDatasetButton"):
             getattr(ui, name).visible = fromFile
@@ -140,76 +126,30 @@ class TrainingPanel(TrainingView):
             text += "".join(f"<br><i>{html.escape(note)}</i>" for note in cases.notes)
         ui.trainFoundBrowser.setHtml(text)
         ui.trainFoundBrowser.visible = bool(text)
-        training = bool(self._training)
-        missing = self.whatTrainingMisses()
-        ui.trainButton.enabled = self.job is None and not missing
-        resumes = not missing and segmentation_training.can_resume(node.trainName)
-        ui.trainButton.text = _("Go on training") if resumes and not training else _("Train")
-        ui.trainButton.toolTip = missing or _("Train a model. This can take hours; Slicer can be used meanwhile.")
-        ui.stopTrainingButton.visible = training
-        ui.trainPlotButton.visible = bool(self._points)
 
-    # -- the job
+    def showTraining(self) -> None:
+        """Show the section, where it is open."""
+        if not self.ui.trainingCollapsibleButton.collapsed:
+            super().showTraining()
 
-    def onTrainButton(self, checked: bool = False) -> None:
-        """Train, or go on where a training of that name was stopped."""
-        node = self._parameterNode
-        if self.job is not None or self.whatTrainingMisses():
-            return
-        name = node.trainName
-        replace = name in self.models
-        question = _("You already have a model called '{name}'. Replace it?").format(name=name)
-        if replace and not slicer.util.confirmYesNoDisplay(question, self.moduleTitle()):
-            return
-        try:
-            install.ensure(self.moduleName)
-        except MLIError as error:
-            self.showError(error)
-            return
-        cases = self.sceneCases()
+    def trainingSteps(self, replace: bool) -> Steps:
+        """The steps of the training that is asked for."""
+        node, cases = self._parameterNode, self.sceneCases()
         title = Path(node.trainPath).name if cases is None else fusion_atlases.name_of(node.trainFolder)
-        inputs = segmentation_training.Inputs(
-            name=name,
-            cases=cases,
-            dataset=node.trainPath if cases is None else "",
-            title=title,
-            settings={**{setting: getattr(node, setting) for setting in SETTINGS}, "device": node.device},
-            replace=replace,
+        return segmentation_training.steps(
+            segmentation_training.Inputs(
+                name=node.trainName,
+                cases=cases,
+                dataset=node.trainPath if cases is None else "",
+                title=title,
+                settings={**{setting: getattr(node, setting) for setting in SETTINGS}, "device": node.device},
+                replace=replace,
+            )
         )
-        self.beginTraining(name)
-        self.startJob(segmentation_training.steps(inputs), self.onTrained, self.onTrainingFailed)
-        self.showTraining()
 
-    def onStopTrainingButton(self, checked: bool = False) -> None:
-        """End the training after this epoch, with the best weights so far."""
-        segmentation_training.stop(self._training)
-        self.ui.stopTrainingButton.enabled = False
-
-    def onTrained(self, trained: Trained) -> None:
-        """Offer the model, and show what was measured."""
-        self._endTraining()
-        self.onModelAdded(trained.name)
-        self.ui.trainResultBrowser.setHtml(segmentation_training.summary(trained))
-        self.ui.trainResultBrowser.visible = True
-        self.showTraining()
-
-    def onTrainingFailed(self, error: MLIError) -> None:
-        """Tell why; what was learned until the last checkpoint is kept."""
-        self._endTraining()
-        self.showError(error)
-
-    def onCancelled(self) -> None:
-        """Called when a cancelled job has ended."""
-        name = self._training
-        self._endTraining()
-        super().onCancelled()  # type: ignore[misc]
-        if name and segmentation_training.can_resume(name):
-            self.say(_("Stopped. 'Go on training' continues from the last checkpoint."))
-
-    def _endTraining(self) -> None:
-        self._training = ""
-        self.ui.stopTrainingButton.enabled = True
-        self.showTraining()
+    def trainingSummary(self, trained: Trained) -> str:
+        """What was measured."""
+        return segmentation_training.summary(trained)
 
 
 def _caseText(cases: fusion_atlases.SceneAtlases) -> str:

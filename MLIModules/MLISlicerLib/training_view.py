@@ -6,6 +6,7 @@ trainResultBrowser.
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,11 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from . import curve_picture, display, nodes
-from .jobs import Point, Status
+from MLILib.errors import MLIError
+
+from . import curve_picture, display, install, nodes, training_job
+from .jobs import Point, Status, Steps
+from .training_job import Trained
 
 _CURVE_HEIGHT, _LEAST_WIDTH = 120, 240
 
@@ -25,8 +29,39 @@ class TrainingView:
 
     #: Title of the horizontal axis of the plot.
     CURVE_AXIS = "Step"
+    #: What the worker is asked for.
+    TRAIN_TASK = ""
 
     ui: Any
+    job: Any
+    moduleName: Any
+    _parameterNode: Any
+    startJob: Any
+    showError: Any
+    onModelAdded: Any
+    moduleTitle: Any
+    tellErrors: Any
+    say: Any
+
+    # -- what a module adds
+
+    @abc.abstractmethod
+    def whatTrainingMisses(self) -> str:
+        """What must be chosen before Train can be pressed, a sentence; "" when nothing is."""
+
+    @abc.abstractmethod
+    def trainingSteps(self, replace: bool) -> Steps:
+        """The steps of the training that is asked for; `replace` allows to replace a model of the user's."""
+
+    @abc.abstractmethod
+    def trainingSummary(self, trained: Trained) -> str:
+        """What came of a training, HTML."""
+
+    @abc.abstractmethod
+    def showTrainingChoices(self) -> None:
+        """Show what belongs to the choices of the training."""
+
+    # -- what is shown
 
     def setupTrainingView(self) -> None:
         """Connect the widgets, and hide what is seen of a training alone."""
@@ -35,6 +70,8 @@ class TrainingView:
         self._points: tuple[Point, ...] = ()
         self._shownSamples = 0
         self._chart: Any = None
+        self.ui.trainButton.connect("clicked(bool)", self.onTrainButton)
+        self.ui.stopTrainingButton.connect("clicked(bool)", self.onStopTrainingButton)
         self.ui.trainPlotButton.connect("clicked(bool)", self.onTrainPlotButton)
         for name in ("stopTrainingButton", "trainPlotButton", "trainCurveLabel", "trainSamplesLabel"):
             getattr(self.ui, name).visible = False
@@ -78,6 +115,69 @@ class TrainingView:
         self._chart = nodes.chart_or_new(self._chart, _("{name} training").format(name=self._trained))
         fill_chart(self._chart, self._points, self._trained, self.CURVE_AXIS)
         display.show_plot(self._chart)
+
+    def showTraining(self) -> None:
+        """Show what belongs to the choices, and whether a training can begin or go on."""
+        node, ui = self._parameterNode, self.ui
+        if node is None:
+            return
+        self.showTrainingChoices()
+        missing, training = self.whatTrainingMisses(), bool(self._training)
+        ui.trainButton.enabled = self.job is None and not missing
+        resumes = not missing and not training and training_job.can_resume(self.TRAIN_TASK, node.trainName)
+        ui.trainButton.text = _("Go on training") if resumes else _("Train")
+        ui.trainButton.toolTip = missing or _("Train a model. This can take hours; Slicer can be used meanwhile.")
+        ui.stopTrainingButton.visible = training
+        ui.trainPlotButton.visible = bool(self._points)
+
+    # -- the job
+
+    def onTrainButton(self, checked: bool = False) -> None:
+        """Train, or go on where a training of that name was stopped."""
+        if self.job is not None or self.whatTrainingMisses():
+            return
+        name = self._parameterNode.trainName
+        replace = training_job.is_taken(name)
+        question = _("You already have a model called '{name}'. Replace it?").format(name=name)
+        if replace and not slicer.util.confirmYesNoDisplay(question, self.moduleTitle()):
+            return
+        with self.tellErrors():
+            install.ensure(self.moduleName)
+            steps = self.trainingSteps(replace)
+            self.beginTraining(name)
+            self.startJob(steps, self.onTrained, self.onTrainingFailed)
+            self.showTraining()
+
+    def onStopTrainingButton(self, checked: bool = False) -> None:
+        """End the training soon, with the best weights so far."""
+        training_job.stop(self.TRAIN_TASK, self._training)
+        self.ui.stopTrainingButton.enabled = False
+
+    def onTrained(self, trained: Trained) -> None:
+        """Offer the model, and say how it was."""
+        self._endTraining()
+        self.onModelAdded(trained.name)
+        self.ui.trainResultBrowser.setHtml(self.trainingSummary(trained))
+        self.ui.trainResultBrowser.visible = True
+        self.showTraining()
+
+    def onTrainingFailed(self, error: MLIError) -> None:
+        """Tell why; what was learned until the last checkpoint is kept."""
+        self._endTraining()
+        self.showError(error)
+
+    def onCancelled(self) -> None:
+        """Called when a cancelled job has ended."""
+        name = self._training
+        self._endTraining()
+        super().onCancelled()  # type: ignore[misc]
+        if name and training_job.can_resume(self.TRAIN_TASK, name):
+            self.say(_("Stopped. 'Go on training' continues from the last checkpoint."))
+
+    def _endTraining(self) -> None:
+        self._training = ""
+        self.ui.stopTrainingButton.enabled = True
+        self.showTraining()
 
 
 def fill_chart(chart: slicer.vtkMRMLPlotChartNode, points: Sequence[Point], name: str, axis: str) -> None:

@@ -7,6 +7,7 @@ computer" computerCollapsibleButton, checkButton, installButton, checkBrowser.
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import html
 import logging
@@ -34,7 +35,7 @@ _LIGHTS = {True: "#2e8b57", False: "#c0392b", None: "#d68910"}
 _SWATCH = 10
 
 
-class MLIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
+class MLIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin, abc.ABC):
     """Base of the modules' widgets.
 
     Subclasses give `REQUEST` (the task's request class, for tooltips), and override :meth:`makeLogic`,
@@ -58,9 +59,9 @@ class MLIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     # -- what a module adds
 
+    @abc.abstractmethod
     def makeLogic(self) -> Any:
         """The module's logic."""
-        raise NotImplementedError
 
     def setupModule(self) -> None:
         """Fill choosers and connect the module's own widgets, once."""
@@ -69,17 +70,17 @@ class MLIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Parameters whose widgets need a connector of ours."""
         return {}
 
+    @abc.abstractmethod
     def whatIsMissing(self) -> str:
         """What must be chosen before Apply can be pressed, a sentence; "" when nothing is."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def jobSteps(self) -> Steps | None:
         """The steps of the job that Apply starts, or None when the user thought better of it."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def showResult(self, result: Any) -> None:
         """Show what the job returned."""
-        raise NotImplementedError
 
     def onParametersChanged(self) -> None:
         """Called after any parameter has changed."""

@@ -129,7 +129,7 @@ def test_a_training_is_stopped_with_the_best(panel, standin, sample, cache):
     finish(panel, standin, PATIENCE)
     assert errors(standin) == []
     assert panel._parameterNode.model == "stopped"
-    assert not list((cache / "training").glob("*"))
+    assert not list((cache / "training" / "train-anomaly").glob("*"))
 
 
 def test_what_is_wrong_is_told_before(panel, sample):

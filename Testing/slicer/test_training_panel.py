@@ -107,7 +107,7 @@ class TestTraining:
         before = {kind: slicer.mrmlScene.GetNumberOfNodesByClass(f"vtkMRML{kind}Node") for kind in kinds}
         widget.ui.trainButton.click()
         assert not widget.ui.trainButton.enabled
-        checkpoint = cache / "training" / "ball" / "training" / "checkpoint.pt"
+        checkpoint = cache / "training" / "train-segmentation" / "ball" / "training" / "checkpoint.pt"
         standin.process_events_until(lambda: checkpoint.is_file() or widget.job is None, PATIENCE)
         standin.process_events_until(lambda: not widget.ui.trainSamplesLabel.isHidden() or widget.job is None, PATIENCE)
         assert clicks.errors(standin) == []
@@ -157,5 +157,5 @@ class TestTraining:
         widget.ui.trainButton.click()
         clicks.finish(widget, standin, PATIENCE)
         assert "has no 'labels'" in clicks.errors(standin)[0]
-        assert not Path(cache / "training" / "none" / "models").exists()
+        assert not Path(cache / "training" / "train-segmentation" / "none" / "models").exists()
         assert widget.ui.trainButton.text == "Train"
