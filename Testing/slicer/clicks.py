@@ -1,8 +1,15 @@
 """What a person does with a module's panel, and what they see: clicks, waiting, dialogs."""
 
+import time
 from pathlib import Path
 
+import pytest
+
+pytest.importorskip("PySide6", reason="PySide6 is not installed")
+
 import slicer
+from processes import alive
+from scenes import scene_state
 
 
 def finish(panel, standin, seconds=30):
@@ -33,6 +40,19 @@ def errors(standin):
 def temporary_folders():
     """The folders of jobs that are there."""
     return list(Path(slicer.app.temporaryPath).glob("mli-job-*"))
+
+
+def cancel_at_once(panel, standin, runner, before):
+    """Press Cancel: within two seconds the worker must be gone and the scene as it was `before` the job."""
+    pid, begin = runner.worker.pid, time.monotonic()
+    panel.ui.applyButton.click()
+    finish(panel, standin, 5)
+    assert time.monotonic() - begin < 2.0
+    assert not alive(pid)
+    assert scene_state() == before
+    assert temporary_folders() == []
+    assert errors(standin) == []
+    assert panel.ui.statusLabel.text == "Cancelled. The scene is as it was."
 
 
 def forget_own_views():

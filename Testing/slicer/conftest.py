@@ -9,12 +9,21 @@ import pytest
 
 # slicer-core takes every folder called "slicer" beside a path entry for a part of itself, and this one is called so:
 # it is imported before Testing becomes an entry.
-slicer = pytest.importorskip("slicer", reason="slicer-core is not installed")
+try:
+    import slicer
+except ImportError:
+    slicer = None
 
 ROOT = Path(__file__).resolve().parents[2]
 for folder in (ROOT / "MLIModules", ROOT / "Testing", ROOT / "Testing" / "unit", ROOT / "Testing" / "slicer"):
     if str(folder) not in sys.path:
         sys.path.append(str(folder))
+
+
+def pytest_pycollect_makemodule():
+    """No file of this folder is imported where there is no slicer; they are skipped together."""
+    if slicer is None:
+        pytest.skip("slicer-core is not installed")
 
 
 @pytest.fixture
@@ -96,6 +105,19 @@ def open_panel(standin):
 def widget(model_folder, open_panel):
     """The panel of MLI Segmentation in an empty scene, with the model "tiny" chosen."""
     made = open_panel(ROOT / "MLIModules" / "Segmentation" / "MLISegmentation.py")
+    made._parameterNode.model = "tiny"
+    return made
+
+
+@pytest.fixture
+def explain_panel(fake_runner, model_folder, open_panel):
+    """MLI Explainability in an empty scene, with the worker that does not compute, and a model of random weights."""
+    import explain_panel
+
+    from MLISlicerLib import explanation_layers
+
+    explanation_layers.forget("tiny")
+    made = open_panel(explain_panel.MODULE)
     made._parameterNode.model = "tiny"
     return made
 

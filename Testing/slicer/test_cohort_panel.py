@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import slicer
 
-slicer = pytest.importorskip("slicer", reason="slicer-core is not installed")
 pytest.importorskip("torch", reason="torch is not installed")
 
-import clicks  # noqa: E402
+import clicks
 
 PATIENCE = 240
 

@@ -5,13 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import slicer
 
-slicer = pytest.importorskip("slicer", reason="slicer-core is not installed")
-pytest.importorskip("PySide6", reason="PySide6 is not installed")
 pytest.importorskip("torch", reason="torch is not installed")
 
-from clicks import choose, errors, finish, temporary_folders  # noqa: E402
-from scenes import add_segmentation, add_volume, scene_state  # noqa: E402
+from clicks import choose, errors, finish, temporary_folders
+from scenes import add_segmentation, add_volume, scene_state
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = ROOT / "MLIModules" / "Explainability" / "MLIExplainability.py"

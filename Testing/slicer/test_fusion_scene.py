@@ -5,12 +5,12 @@ import math
 
 import numpy as np
 import pytest
+import slicer
 
-slicer = pytest.importorskip("slicer", reason="slicer-core is not installed")
 pytest.importorskip("PySide6", reason="PySide6 is not installed")
 
-from scenes import add_volume, linear, motion  # noqa: E402
-from test_fusion_widget import add_segmentation  # noqa: E402
+from scenes import add_volume, linear, motion
+from test_fusion_widget import add_segmentation
 
 
 @pytest.fixture(autouse=True)

@@ -3,10 +3,6 @@
 from pathlib import Path
 
 import pytest
-
-pytest.importorskip("slicer", reason="slicer-core is not installed")
-pytest.importorskip("PySide6", reason="PySide6 is not installed")
-
 from selftests import as_the_button_runs_it, loaded, with_a_main_window, without_a_main_window
 
 ROOT = Path(__file__).resolve().parents[2]

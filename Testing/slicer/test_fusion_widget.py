@@ -6,18 +6,13 @@ is in test_fusion_worker.py and in the self-test.
 
 import json
 import os
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-slicer = pytest.importorskip("slicer", reason="slicer-core is not installed")
-pytest.importorskip("PySide6", reason="PySide6 is not installed")
-
-from clicks import apply, choose, errors, finish, temporary_folders  # noqa: E402
-from processes import alive  # noqa: E402
-from scenes import add_segmentation, add_volume, linear, motion, scene_state  # noqa: E402
+import slicer
+from clicks import apply, cancel_at_once, choose, errors, finish, temporary_folders
+from scenes import add_segmentation, add_volume, linear, motion, scene_state
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = ROOT / "MLIModules" / "AtlasFusion" / "MLIAtlasFusion.py"
@@ -452,14 +447,7 @@ class TestStopping:
         before = scene_state()
         panel.ui.applyButton.click()
         standin.process_events_until(lambda: "registering" in listed(panel).values(), 30)
-        pid, begin = fake_runner.worker.pid, time.monotonic()
-        panel.ui.applyButton.click()
-        finish(panel, standin, 5)
-        assert time.monotonic() - begin < 2.0
-        assert not alive(pid)
-        assert scene_state() == before
-        assert temporary_folders() == []
-        assert panel.ui.statusLabel.text == "Cancelled. The scene is as it was."
+        cancel_at_once(panel, standin, fake_runner, before)
         assert panel.ui.atlasesTableWidget.isHidden()
 
     def test_closing_the_scene_cancels(self, panel, standin):

@@ -7,15 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import slicer
 
-slicer = pytest.importorskip("slicer", reason="slicer-core is not installed")
-pytest.importorskip("PySide6", reason="PySide6 is not installed")
 pytest.importorskip("torch", reason="torch is not installed")
 
-from clicks import choose, errors, finish, temporary_folders  # noqa: E402
-from processes import alive, children  # noqa: E402
-from scenes import add_volume, linear, scene_state  # noqa: E402
-from test_fusion_widget import MODULE, add_segmentation, listed, settle  # noqa: E402
+from clicks import choose, errors, finish, temporary_folders
+from processes import alive, children
+from scenes import add_volume, linear, scene_state
+from test_fusion_widget import MODULE, add_segmentation, listed, settle
 
 #: Seconds: the first job of a worker imports torch, which takes long on a busy machine.
 PATIENCE = 240

@@ -8,14 +8,12 @@ import itertools
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import slicer
+import vtk
+from scenes import linear, make_volume, motion, rotation
 
-slicer = pytest.importorskip("slicer", reason="slicer-core is not installed")
-vtk = pytest.importorskip("vtk")
-
-from scenes import linear, make_volume, motion, rotation  # noqa: E402
-
-from MLILib.errors import BadInput  # noqa: E402
-from MLISlicerLib import nodes, transfer  # noqa: E402
+from MLILib.errors import BadInput
+from MLISlicerLib import nodes, transfer
 
 LABELS = [
     {"value": 1, "name": "anterior", "color": [0.9, 0.2, 0.1], "terminology": ""},

@@ -7,20 +7,15 @@ self-test registers in earnest.
 import json
 import os
 import shutil
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-slicer = pytest.importorskip("slicer", reason="slicer-core is not installed")
-pytest.importorskip("PySide6", reason="PySide6 is not installed")
-
-import vtk  # noqa: E402
-from clicks import apply, choose, errors, finish, temporary_folders  # noqa: E402
-from fake_worker import SHIFT  # noqa: E402
-from processes import alive  # noqa: E402
-from scenes import add_volume, linear, motion, scene_state  # noqa: E402
+import slicer
+import vtk
+from clicks import apply, cancel_at_once, choose, errors, finish, temporary_folders
+from fake_worker import SHIFT
+from scenes import add_volume, linear, motion, scene_state
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = ROOT / "MLIModules" / "Registration" / "MLIRegistration.py"
@@ -501,14 +496,7 @@ class TestStopping:
         before = scene_state()
         panel.ui.applyButton.click()
         standin.process_events_until(lambda: "level" in panel.job.status.stage, 30)
-        pid, begin = fake_runner.worker.pid, time.monotonic()
-        panel.ui.applyButton.click()
-        finish(panel, standin, 5)
-        assert time.monotonic() - begin < 2.0
-        assert not alive(pid)
-        assert scene_state() == before
-        assert temporary_folders() == []
-        assert panel.ui.statusLabel.text == "Cancelled. The scene is as it was."
+        cancel_at_once(panel, standin, fake_runner, before)
 
     def test_closing_the_scene_cancels_and_stops_the_flicker(self, panel, standin):
         add_pair(panel)

@@ -8,14 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import slicer
+from gaps import Gaps, require_quiet
+from scenes import add_volume
 
-slicer = pytest.importorskip("slicer", reason="slicer-core is not installed")
-
-from gaps import Gaps, require_quiet  # noqa: E402
-from scenes import add_volume  # noqa: E402
-
-from MLISlicerLib.jobs import JobRunner  # noqa: E402
-from MLISlicerLib.process import WorkerProcess  # noqa: E402
+from MLISlicerLib.jobs import JobRunner
+from MLISlicerLib.process import WorkerProcess
 
 FAKE = str(Path(__file__).with_name("fake_worker.py"))
 

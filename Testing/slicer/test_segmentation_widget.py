@@ -11,15 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import slicer
 
-slicer = pytest.importorskip("slicer", reason="slicer-core is not installed")
 pytest.importorskip("torch", reason="torch is not installed")
 
-import clicks  # noqa: E402
-from clicks import errors, temporary_folders  # noqa: E402
-from gaps import Gaps, require_quiet  # noqa: E402
-from processes import alive, children  # noqa: E402
-from scenes import add_volume, linear, motion, scene_state  # noqa: E402
+import clicks
+from clicks import errors, temporary_folders
+from gaps import Gaps, require_quiet
+from processes import alive, children
+from scenes import add_volume, linear, motion, scene_state
 
 MODULE = Path(__file__).resolve().parents[2] / "MLIModules" / "Segmentation" / "MLISegmentation.py"
 

@@ -12,7 +12,6 @@ import sys
 import numpy as np
 import pytest
 
-pytest.importorskip("slicer", reason="slicer-core is not installed")
 pytest.importorskip("PySide6", reason="PySide6-Essentials is not installed")
 
 import slicer_standin

@@ -10,11 +10,10 @@ from typing import Annotated
 import numpy as np
 import pytest
 
-pytest.importorskip("slicer", reason="slicer-core is not installed")
 pytest.importorskip("PySide6", reason="PySide6-Essentials is not installed")
-sitk = pytest.importorskip("SimpleITK")
+import SimpleITK as sitk
 
-import slicer_standin  # noqa: E402
+import slicer_standin
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 

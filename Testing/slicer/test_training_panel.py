@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import slicer
 
-slicer = pytest.importorskip("slicer", reason="slicer-core is not installed")
 pytest.importorskip("torch", reason="torch is not installed")
 
-import clicks  # noqa: E402
-from scenes import add_volume  # noqa: E402
+import clicks
+from scenes import add_volume
 
 PATIENCE = 300
 

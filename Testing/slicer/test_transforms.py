@@ -7,15 +7,14 @@ the moving point T(p) to p. Grids are oblique, anisotropic and left-handed.
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import slicer
+import vtk
+from scenes import linear, make_volume, motion, rotation
+from vtk.util import numpy_support
 
-slicer = pytest.importorskip("slicer", reason="slicer-core is not installed")
-import vtk  # noqa: E402
-from scenes import linear, make_volume, motion, rotation  # noqa: E402
-from vtk.util import numpy_support  # noqa: E402
-
-from MLILib.errors import BadInput  # noqa: E402
-from MLISlicerLib import nodes, transforms  # noqa: E402
-from MLISlicerLib.transfer import Grid  # noqa: E402
+from MLILib.errors import BadInput
+from MLISlicerLib import nodes, transforms
+from MLISlicerLib.transfer import Grid
 
 FLIP = np.array([-1.0, -1.0, 1.0])
 

@@ -29,3 +29,9 @@ def place(image: sitk.Image, rng: np.random.Generator) -> sitk.Image:
     image.SetOrigin([float(x) for x in rng.uniform(-100, 100, dims)])
     image.SetDirection([float(x) for x in direction.ravel()])
     return image
+
+
+def array(image: sitk.Image | None) -> np.ndarray:
+    """The voxels (z, y, x) of an image that there must be."""
+    assert image is not None
+    return sitk.GetArrayFromImage(image)
