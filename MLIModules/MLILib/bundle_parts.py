@@ -6,7 +6,6 @@ the writer of that task.
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import os
@@ -23,6 +22,11 @@ from monai.bundle import ConfigParser
 
 from .bundle_files import SCHEMA
 from .errors import BadInput
+from .files import replace_file, write_text
+from .tables import write_csv
+
+#: What a model is meant for, where its maker says nothing.
+INTENDED_USE = "Research; not for diagnosis."
 
 
 def read_words(path: str) -> dict[str, Any]:
@@ -76,7 +80,7 @@ def basics(name: str, task: str, words: Mapping[str, Any], *, description: str, 
         "authors": words.get("authors", "not stated"),
         "copyright": words.get("copyright", "not stated"),
         "data_source": words.get("data", data),
-        "intended_use": words.get("intended_use", "Research; not for diagnosis."),
+        "intended_use": words.get("intended_use", INTENDED_USE),
         "references": [words.get("data", data)],
     }
 
@@ -116,8 +120,8 @@ def tensor(
     }
 
 
-def evaluation() -> dict[str, Any]:
-    """The entries of configs/inference.json by which MONAI's runner loads the weights and runs the network."""
+def loading() -> dict[str, Any]:
+    """The entry of configs/inference.json that names the weights."""
     return {
         "handlers": [
             {
@@ -126,7 +130,14 @@ def evaluation() -> dict[str, Any]:
                 "load_dict": {"model": "@network"},
                 "map_location": "@device",
             }
-        ],
+        ]
+    }
+
+
+def evaluation() -> dict[str, Any]:
+    """The entries of configs/inference.json by which MONAI's runner loads the weights and runs the network."""
+    return {
+        **loading(),
         "evaluator": {
             "_target_": "SupervisedEvaluator",
             "device": "@device",
@@ -183,21 +194,22 @@ def or_none(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def replace_file(path: Path, write: Any) -> None:
-    """Have `write` write beside the file, and put that into its place."""
-    partial = path.with_name(f".{path.name}.partial")
-    write(partial)
-    os.replace(partial, path)
+def write_model(
+    folder: Path, weights: Mapping[str, torch.Tensor], config: Mapping[str, Any], metadata: Mapping[str, Any]
+) -> None:
+    """Write weights and configuration into a bundle's folder, which is made where it does not exist."""
+    for part in ("configs", "models", "docs"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    replace_file(folder / "models" / "model.pt", lambda path: torch.save(weights, path))
+    write_json(folder / "configs" / "inference.json", config)
+    write_json(folder / "configs" / "metadata.json", metadata)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write an indented JSON file in one step."""
-    replace_file(path, lambda p: p.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8"))
+    write_text(path, json.dumps(value, indent=2) + "\n")
 
 
-def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows of the same keys as a table, at least one."""
-    with open(path, "w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, list(rows[0]))
-        writer.writeheader()
-        writer.writerows({k: f"{v:.5f}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+def write_measured(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write the figures of each case as a table, at least one."""
+    write_csv(path, rows, number=lambda value: f"{value:.5f}")

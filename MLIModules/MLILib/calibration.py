@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage, optimize
 
+from . import charts
+
 Floats = npt.NDArray[np.floating]
 Bools = npt.NDArray[np.bool_]
 
@@ -167,11 +169,7 @@ def draw(found: dict[str, Reliability], path: Path) -> None:
         found: by the name of each line.
         path: written at once; an existing file is replaced.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5, 6), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = charts.new_figure(5, 6)
     axis, shares = figure.subplots(2, 1, height_ratios=(3, 1), sharex=True)
     axis.plot([0, 1], [0, 1], color="0.6", ls="--", label="perfect")
     for i, (name, one) in enumerate(found.items()):
@@ -188,4 +186,4 @@ def draw(found: dict[str, Reliability], path: Path) -> None:
     axis.set_ylim(0, 1)
     shares.set_xlabel("confidence")
     shares.set_ylabel("share of voxels")
-    figure.savefig(path, dpi=120, format="png")
+    charts.save(figure, path)

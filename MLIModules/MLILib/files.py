@@ -11,9 +11,10 @@ import hashlib
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from .errors import BadInput
 
@@ -62,6 +63,21 @@ def sha256(path: str | Path) -> str:
     """The sha256 of a file, as hexadecimal digits."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
+    """Have `write` write beside the file, and put that into its place; where it fails, nothing stays."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        write(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in one step."""
+    replace_file(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 class Outputs:

@@ -1,8 +1,13 @@
-"""Tables as plain text, for a terminal."""
+"""Tables: as plain text for a terminal, and as files of comma-separated values."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import csv
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .files import replace_file
 
 
 def grid(rows: Sequence[Sequence[str]], *, texts: int = 1) -> str:
@@ -20,3 +25,30 @@ def grid(rows: Sequence[Sequence[str]], *, texts: int = 1) -> str:
         for row in rows
     ]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def write_csv(
+    path: Path,
+    rows: Sequence[Mapping[str, Any]],
+    columns: Sequence[str] = (),
+    *,
+    number: Callable[[float], Any] = lambda value: round(value, 6),
+) -> None:
+    """Write rows as a .csv file in one step.
+
+    Args:
+        path: of the file.
+        rows: at least one.
+        columns: their order; what is not named is left out, what a row lacks stays empty. By default those of the first
+            row, which then all rows have.
+        number: how a fraction is written.
+    """
+    names = list(columns or rows[0])
+
+    def write(partial: Path) -> None:
+        with open(partial, "w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, names, restval="", extrasaction="ignore" if columns else "raise")
+            writer.writeheader()
+            writer.writerows({k: number(v) if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+
+    replace_file(path, write)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import monai
 import numpy as np
 import torch
 
 from .. import bundles
-from ..bundle_parts import basics, machine, portable, read_words, replace_file, tensor, write_json
+from ..bundle_parts import basics, loading, portable, read_words, tensor, write_model
+from ..files import replace_file, write_text
+from ..model_card import card_text, computed
 from ..progress import Progress, duration
 from . import baselines, calibration, checks, scoring
 from .models import ADVERSARIAL, ENCODING, NormalModel
@@ -81,17 +81,13 @@ def write_bundle(folder: Path, outcome: Outcome, progress: Progress) -> dict[str
     calibrated = calibration.calibrate(request, source, make, methods, progress)
     warnings = [*_heaps(outcome, make(methods[0])), *_verdicts(outcome)]
     progress.stage("Writing the bundle")
-    for part in ("configs", "models", "docs"):
-        (folder / part).mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
-    replace_file(folder / "models" / "model.pt", lambda path: torch.save(state, path))
     trivial = baselines.fit(source.plain, seed=request.seed)
     arrays = {name: torch.from_numpy(np.asarray(a)) for name, a in trivial.arrays().items()}
+    write_model(folder, state, inference_config(outcome), metadata(folder.name, outcome, known, calibrated))
     replace_file(folder / "models" / "baselines.pt", lambda path: torch.save(arrays, path))
-    write_json(folder / "configs" / "inference.json", inference_config(outcome))
-    write_json(folder / "configs" / "metadata.json", metadata(folder.name, outcome, known, calibrated))
     card = model_card(folder.name, outcome, sum(p.numel() for p in model.parameters()), warnings)
-    replace_file(folder / "docs" / "README.md", lambda path: path.write_text(card, encoding="utf-8"))
+    write_text(folder / "docs" / "README.md", card)
     bundles.network(bundles.read(folder))  # it must load from what was written, under the rules for any bundle
     for warning in warnings:
         progress.message(warning)
@@ -179,14 +175,7 @@ def inference_config(outcome: Outcome) -> dict[str, Any]:
             ],
         },
         "inferer": {"_target_": "SlidingWindowInferer", "roi_size": size, "overlap": 0.5, "mode": "gaussian"},
-        "handlers": [
-            {
-                "_target_": "CheckpointLoader",
-                "load_path": "$@bundle_root + '/models/model.pt'",
-                "load_dict": {"model": "@network"},
-                "map_location": "@device",
-            }
-        ],
+        **loading(),
     }
 
 
@@ -229,59 +218,28 @@ def model_card(name: str, outcome: Outcome, parameters: int, warnings: list[str]
     pixel = f" of {geometry.pixel:.3g} mm" if geometry.pixel else ""
     figures = ", ".join(f"{k} {v:.3g}" for k, v in outcome.figures.items())
     phases = ", ".join(f"{count} steps of the {phase}" for phase, count in outcome.steps.items())
-    measured = words.get("measured", ["Not measured: no abnormal images were given."])
-    return "\n".join(
-        [
-            f"**{words.get('not_for', NOT_FOR)}**",
-            "",
-            f"# {words.get('title', name)}",
-            "",
-            str(words.get("description", "A model of normal images.")),
-            "",
-            "## Use",
-            "",
-            f"`mli anomaly IMAGE -m {name} -o MAP`",
-            "",
-            str(words.get("intended_use", "Research; not for diagnosis.")),
-            "",
-            "## Measured",
-            "",
-            *(str(line) for line in measured),
-            "",
-            "## Data",
-            "",
-            str(words.get("data", "not stated")),
-            "",
-            f"{len(source.training)} images or patches known to the model's statistics, {len(source.validation)} kept "
-            "aside for thresholds; whatever was marked to be left out took no part. `models/baselines.pt` holds "
-            "principal components and codes of training images, for the trivial scores: who may not see those may not "
-            "have it.",
-            "",
-            "## Training",
-            "",
-            f"`{repeated.command()}`",
-            "",
-            f"- {request.model}, {parameters / 1e6:.2f} million parameters, "
+    return card_text(
+        name,
+        words,
+        warning=words.get("not_for", NOT_FOR),
+        description="A model of normal images.",
+        use=f"`mli anomaly IMAGE -m {name} -o MAP`",
+        measured=[str(line) for line in words.get("measured", ["Not measured: no abnormal images were given."])],
+        data="not stated",
+        cases=f"{len(source.training)} images or patches known to the model's statistics, {len(source.validation)} "
+        "kept aside for thresholds; whatever was marked to be left out took no part. `models/baselines.pt` holds "
+        "principal components and codes of training images, for the trivial scores: who may not see those may not "
+        "have it.",
+        command=repeated.command(),
+        training=[
+            f"{request.model}, {parameters / 1e6:.2f} million parameters, "
             f"{geometry.plane if geometry.pixel else '2-D'} images of {geometry.size} x {geometry.size} pixels{pixel}",
-            f"- {phases}, seed {request.seed}; of each phase the best check was kept",
-            f"- checks of the weights kept: {figures}",
-            f"- {duration(outcome.seconds)} on {machine(str(outcome.device))}, torch "
-            f"{torch.__version__.partition('+')[0]}, MONAI {monai.__version__}",
-            *(f"- {note}" for note in words.get("training", [])),
-            *(f"- warning: {warning}" for warning in warnings),
-            f"- {datetime.date.today().isoformat()}",
-            "",
-            "![training](../training/training_curve.png)",
-            "",
-            "![samples](../training/samples.png)",
-            "",
-            "## Known limits",
-            "",
-            *(f"- {limit}" for limit in words.get("limits", ["Not tested beyond the images above."])),
-            "",
-            "## Licence",
-            "",
-            str(words.get("licence", "not stated")),
-            "",
-        ]
+            f"{phases}, seed {request.seed}; of each phase the best check was kept",
+            f"checks of the weights kept: {figures}",
+            computed(outcome.seconds, str(outcome.device)),
+            *(str(note) for note in words.get("training", [])),
+            *(f"warning: {warning}" for warning in warnings),
+        ],
+        pictures={"training": "training_curve.png", "samples": "samples.png"},
+        unit="images",
     )

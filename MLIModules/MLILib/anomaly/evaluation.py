@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 
-from .. import metrics
+from .. import charts, metrics
 from ..errors import BadInput
 from ..geometry import Grid, describe, same_grid
 
@@ -236,4 +236,4 @@ def draw(rows: Mapping[str, Curves], path: str | Path) -> None:
             side.set_color(LINE)
         below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.13)}
         ax.legend(facecolor=GROUND, edgecolor=LINE, labelcolor=INK, fontsize=8, **below)
-    figure.savefig(path, dpi=DPI, format="png")
+    charts.save(figure, path, DPI)

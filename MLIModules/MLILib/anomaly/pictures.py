@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
-from ..registration.drawing import COLOURS, FAINT, INK, darken, new_figure
+from .. import charts
+from ..files import replace_file
+from ..registration.drawing import COLOURS, DPI, FAINT, INK, darken, new_figure
+from ..tables import write_csv
 
 #: Images a row of the picture of samples.
 ACROSS = 8
@@ -34,9 +35,8 @@ def write_samples(rows: Sequence[Tensor], path: Path) -> None:
 
     picture = Image.fromarray(mosaic(rows), "L")
     scale = max(1, round(512 / picture.width))
-    partial = path.with_suffix(".partial")
-    picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST).save(partial, "PNG")
-    os.replace(partial, path)
+    shown = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+    replace_file(path, lambda partial: shown.save(partial, "PNG"))
 
 
 def write_history(history: Sequence[Mapping[str, float]], folder: Path) -> None:
@@ -44,12 +44,7 @@ def write_history(history: Sequence[Mapping[str, float]], folder: Path) -> None:
     if not history:
         return
     names = list(dict.fromkeys(name for row in history for name in row if name not in ("step", "phase")))
-    partial = folder / "training_curve.csv.partial"
-    with open(partial, "w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, ["step", *names], restval="", extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows({k: f"{v:.6g}" for k, v in row.items()} for row in history)
-    os.replace(partial, folder / "training_curve.csv")
+    write_csv(folder / "training_curve.csv", history, ["step", *names], number=lambda value: f"{value:.6g}")
     shown = [name for name in names if name != "seconds"]
     columns = min(3, len(shown))
     lines = -(-len(shown) // columns)
@@ -61,6 +56,4 @@ def write_history(history: Sequence[Mapping[str, float]], folder: Path) -> None:
         ax.plot(*zip(*points, strict=True), color=COLOURS[i % len(COLOURS)], linewidth=1.2)
         ax.set_title(name, color=INK, fontsize=9)
         ax.set_xlabel("step", color=FAINT, fontsize=7)
-    picture = folder / "training_curve.png.partial"
-    figure.savefig(picture, dpi=110, format="png")
-    os.replace(picture, folder / "training_curve.png")
+    charts.replace(figure, folder / "training_curve.png", DPI)

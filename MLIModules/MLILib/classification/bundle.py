@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import datetime
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import monai
 import numpy as np
 import torch
 
-from .. import bundles
-from ..bundle_parts import (
-    basics,
-    evaluation,
-    machine,
-    portable,
-    replace_file,
-    runner_packages,
-    tensor,
-    write_json,
-    write_rows,
-)
+from .. import bundles, charts
+from ..bundle_parts import basics, evaluation, portable, runner_packages, tensor, write_measured, write_model
+from ..files import write_text
+from ..model_card import card_text, computed
 from ..progress import Progress, duration
 from ..segmentation.preparation import prepare
+from ..tables import write_csv
 from .figures import Figures, measure
 from .medmnist import Part
 from .requests import TrainClassificationRequest
@@ -55,11 +44,9 @@ def write(
         test: images that nothing was chosen on; None for none.
         progress: told of the measurement.
     """
-    for part in ("configs", "models", "docs", "training"):
-        (folder / part).mkdir(parents=True, exist_ok=True)
-    replace_file(folder / "models" / "model.pt", lambda path: torch.save(trained.network.state_dict(), path))
-    write_json(folder / "configs" / "inference.json", inference_config(trained))
-    write_json(folder / "configs" / "metadata.json", metadata(folder.name, trained, request, words))
+    about = metadata(folder.name, trained, request, words)
+    write_model(folder, trained.network.state_dict(), inference_config(trained), about)
+    (folder / "training").mkdir(exist_ok=True)
     write_curve(trained.history, folder / "training")
     found = None
     if test is not None:
@@ -70,10 +57,10 @@ def write(
             {"image": i, "class": int(label), **{f"logit {c}": float(v) for c, v in enumerate(row)}}
             for i, (label, row) in enumerate(zip(test.labels, logits, strict=True))
         ]
-        replace_file(folder / "docs" / "test_cases.csv", lambda path: write_rows(path, rows))
+        write_measured(folder / "docs" / "test_cases.csv", rows)
     parameters = sum(p.numel() for p in trained.network.parameters())
     card = model_card(folder.name, trained, request, words, found, parameters)
-    replace_file(folder / "docs" / "README.md", lambda path: path.write_text(card, encoding="utf-8"))
+    write_text(folder / "docs" / "README.md", card)
     told = f"AUC {found.auc:.4f}, accuracy {found.accuracy:.4f} on {found.images} images" if found else "not measured"
     return {
         "bundle": str(folder),
@@ -217,68 +204,32 @@ def model_card(
             *(["", str(words["comparison"])] if "comparison" in words else []),
         ]
     story = ["trained on labels shuffled among the images: it knows nothing of the classes"] if request.shuffle else []
-    lines = [
-        f"# {words.get('title', name)}",
-        "",
-        str(words.get("description", "")),
-        "",
-        "## Use",
-        "",
-        str(words.get("intended_use", "Research; not for diagnosis.")),
-        "",
-        "## Measured",
-        "",
-        *measured,
-        "",
-        "## Data",
-        "",
-        str(words.get("data", Path(request.dataset).name)),
-        "",
-        f"{trained.images[0]} images to train on, {trained.images[1]} to choose the epoch, "
+    return card_text(
+        name,
+        words,
+        description="",
+        measured=measured,
+        data=Path(request.dataset).name,
+        cases=f"{trained.images[0]} images to train on, {trained.images[1]} to choose the epoch, "
         f"{found.images if found else 0} to measure.",
-        "",
-        "## Training",
-        "",
-        f"`{repeated.command()}`",
-        "",
-        *(f"- {line}" for line in story),
-        f"- network: ResNet of four stages with {request.filters} to {8 * request.filters} feature maps, "
-        f"{parameters / 1e6:.2f} million parameters",
-        f"- {request.epochs} epochs, seed {request.seed}; the weights kept are those after epoch {trained.best_epoch} "
-        f"(area {trained.chosen.auc:.4f}, accuracy {trained.chosen.accuracy:.4f} on the images that chose it)",
-        f"- {duration(trained.seconds)} on {machine(trained.device)}"
-        + (f", {request.threads} of them used" if request.threads else "")
-        + f", torch {torch.__version__.partition('+')[0]}, MONAI {monai.__version__}",
-        f"- {datetime.date.today().isoformat()}",
-        "",
-        "![learning curve](../training/learning_curve.png)",
-        "",
-        "## Known limits",
-        "",
-        *(f"- {limit}" for limit in words.get("limits", ["Not tested beyond the images above."])),
-        "",
-        "## Licence",
-        "",
-        str(words.get("licence", "not stated")),
-        "",
-    ]
-    return "\n".join(lines)
+        command=repeated.command(),
+        training=[
+            *story,
+            f"network: ResNet of four stages with {request.filters} to {8 * request.filters} feature maps, "
+            f"{parameters / 1e6:.2f} million parameters",
+            f"{request.epochs} epochs, seed {request.seed}; the weights kept are those after epoch "
+            f"{trained.best_epoch} (area {trained.chosen.auc:.4f}, accuracy {trained.chosen.accuracy:.4f} on the "
+            "images that chose it)",
+            computed(trained.seconds, trained.device, request.threads),
+        ],
+        unit="images",
+    )
 
 
 def write_curve(history: Sequence[dict[str, float]], folder: Path) -> None:
     """Write learning_curve.csv and learning_curve.png into `folder`."""
-    partial = folder / "learning_curve.csv.partial"
-    with open(partial, "w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, list(history[0]))
-        writer.writeheader()
-        writer.writerows({k: round(v, 6) for k, v in row.items()} for row in history)
-    os.replace(partial, folder / "learning_curve.csv")
-
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    FigureCanvasAgg(figure)
+    write_csv(folder / "learning_curve.csv", history)
+    figure = charts.new_figure(7, 4)
     epochs = [row["epoch"] for row in history]
     left = figure.add_subplot()
     left.plot(epochs, [row["loss"] for row in history], color="0.55", label="on the training images")
@@ -291,6 +242,4 @@ def write_curve(history: Sequence[dict[str, float]], folder: Path) -> None:
         right.plot(epochs, [row[key] for row in history], label=title)
     right.set_ylabel("on the images that choose the epoch")
     right.legend(loc="center right")
-    picture = folder / "learning_curve.png.partial"
-    figure.savefig(picture, dpi=120, format="png")
-    os.replace(picture, folder / "learning_curve.png")
+    charts.replace(figure, folder / "learning_curve.png")

@@ -6,9 +6,9 @@ import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from .. import charts
 from .paired import Values
 
 #: Told apart also by those who do not see red and green as others do (Okabe and Ito 2008).
@@ -27,8 +27,7 @@ def draw(title: str, groups: Mapping[str, Mapping[str, Values]]) -> bytes:
     """
     methods = list(next(iter(groups.values())))
     width = max(4.5, 1.2 + 0.45 * len(methods) * len(groups) + 0.4 * len(groups))
-    figure = Figure(figsize=(min(width, 14.0), 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = charts.new_figure(min(width, 14.0), 3.6)
     ax = figure.add_subplot()
     rng = np.random.default_rng(0)
     step = len(methods) + 1

@@ -6,7 +6,6 @@ are written, and the segmentation module's training makes a MONAI bundle of them
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 import math
@@ -24,6 +23,7 @@ from scipy.stats import spearmanr
 from .. import __version__, bundle_parts, images
 from ..device import resolve
 from ..errors import BadInput
+from ..files import replace_file
 from ..geometry import Grid, from_array
 from ..progress import Progress
 from ..segmentation import bundle_writer
@@ -31,6 +31,7 @@ from ..segmentation.dataset import Case, Dataset, Split, fingerprint, split_case
 from ..segmentation.plan import Plan, make_plan
 from ..segmentation.requests import TrainSegmentationRequest
 from ..segmentation.training import Trainer, require_fresh, require_matplotlib
+from ..tables import write_csv
 from . import atlas_sets, sources
 from .atlas_labels import Common
 from .cache import Cache, default_folder
@@ -348,17 +349,9 @@ def mean_dice(found: npt.NDArray[Any], truth: npt.NDArray[Any], classes: int) ->
 
 def _write_theta(folder: Path, table: Sequence[Mapping[str, Any]], curve: Sequence[Mapping[str, float]]) -> None:
     """theta.csv, theta_curve.csv, and both as a picture."""
-
-    def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-        with open(path, "w", newline="", encoding="utf-8") as stream:
-            writer = csv.DictWriter(stream, list(rows[0]))
-            writer.writeheader()
-            for row in rows:
-                writer.writerow({k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()})
-
-    bundle_parts.replace_file(folder / "theta.csv", lambda path: write(path, table))
-    bundle_parts.replace_file(folder / "theta_curve.csv", lambda path: write(path, curve))
-    bundle_parts.replace_file(folder / "theta.png", lambda path: draw(table, curve, path))
+    write_csv(folder / "theta.csv", table)
+    write_csv(folder / "theta_curve.csv", curve)
+    replace_file(folder / "theta.png", lambda path: draw(table, curve, path))
 
 
 def _split(

@@ -22,7 +22,6 @@ from matplotlib.lines import Line2D
 from ..geometry import Grid
 from ..registration.drawing import (
     COLOURS,
-    DPI,
     FAINT,
     GROUND,
     INK,
@@ -31,6 +30,7 @@ from ..registration.drawing import (
     darken,
     finish_plane,
     new_figure,
+    save_all,
     scale_bar,
     show_plane,
 )
@@ -76,9 +76,7 @@ def write(
     made = figures(report)
     if raters is not None and consensus is not None and len(raters) > 1:
         made["disagreement.png"] = disagreement(raters, consensus, target)
-    for name, figure in made.items():
-        figure.savefig(path(name), dpi=DPI, facecolor=GROUND, format="png", pil_kwargs={"compress_level": 4})
-    return list(made)
+    return save_all(made, path)
 
 
 def figures(report: Mapping[str, Any]) -> dict[str, Figure]:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .. import charts
+
 
 def draw(table: Sequence[Mapping[str, Any]], curve: Sequence[Mapping[str, float]], path: Path) -> None:
     """Write a PNG.
@@ -15,11 +17,7 @@ def draw(table: Sequence[Mapping[str, Any]], curve: Sequence[Mapping[str, float]
         curve: rows with step, loss, theta_loss.
         path: of the file; its suffix does not matter.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = charts.new_figure(10, 4)
     left, right = figure.subplots(1, 2)
     steps = [row["step"] for row in curve]
     left.plot(steps, [row["loss"] for row in curve], color="black", label="network")
@@ -38,4 +36,4 @@ def draw(table: Sequence[Mapping[str, Any]], curve: Sequence[Mapping[str, float]
         right.scatter([places[row["target"]] for row in table], [row["theta"] for row in table], s=8, color="#0072B2")
         right.set_xlabel("target")
     right.set_ylabel("data parameter theta")
-    figure.savefig(path, dpi=120, format="png")
+    charts.save(figure, path)

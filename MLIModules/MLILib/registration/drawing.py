@@ -6,14 +6,15 @@ Dark, as in a reading room. Drawn without pyplot, which keeps a state of its own
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.patheffects import withStroke
 
+from .. import charts
 from .planes import Plane
 from .views import Floats
 
@@ -26,9 +27,19 @@ DPI = 110
 
 def new_figure(width: float, height: float) -> Figure:
     """An empty figure, inches."""
-    made = Figure(figsize=(width, height), facecolor=GROUND, layout="constrained")
-    FigureCanvasAgg(made)
-    return made
+    return charts.new_figure(width, height, GROUND)
+
+
+def save_all(figures: Mapping[str, Figure], path: Callable[[str], str]) -> list[str]:
+    """Write figures by the names of their files; the names.
+
+    Args:
+        figures: by name.
+        path: gives the file to write now for a name.
+    """
+    for name, figure in figures.items():
+        figure.savefig(path(name), dpi=DPI, facecolor=GROUND, format="png", pil_kwargs={"compress_level": 4})
+    return list(figures)
 
 
 def show_plane(ax: Axes, plane: Plane, picture: Floats, **how: Any) -> None:

@@ -24,7 +24,6 @@ from .drawing import (
     COLOURS,
     DPI,
     FAINT,
-    GROUND,
     INK,
     LINE,
     WARN,
@@ -32,6 +31,7 @@ from .drawing import (
     darken,
     finish_plane,
     new_figure,
+    save_all,
     scale_bar,
     show_plane,
 )
@@ -65,10 +65,7 @@ def write(shown: Scene, quality: Mapping[str, Any], title: str, path: Callable[[
         The names: report.png (the page), overlay.png, checkerboard.png, difference.png, histogram.png, grid.png,
         flicker.gif; jacobian.png of a deformation, curve.png where there is one.
     """
-    names = []
-    for name, figure in figures(shown, quality, title).items():
-        figure.savefig(path(name), dpi=DPI, facecolor=GROUND, format="png", pil_kwargs={"compress_level": 4})
-        names.append(name)
+    names = save_all(figures(shown, quality, title), path)
     flicker(shown, path("flicker.gif"))
     return [*names, "flicker.gif"]
 

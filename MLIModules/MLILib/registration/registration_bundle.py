@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import json
 import math
 import statistics
@@ -12,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import monai
 import SimpleITK as sitk
 import torch
 
@@ -20,19 +18,20 @@ from .. import bundles, images
 from ..bundle_parts import (
     basics,
     instantiate,
-    machine,
+    loading,
     or_none,
     portable,
     read_words,
-    replace_file,
     tensor,
-    write_json,
-    write_rows,
+    write_measured,
+    write_model,
 )
 from ..bundles import Bundle
 from ..errors import BadInput
+from ..files import write_text
 from ..geometry import Grid
 from ..metrics import compare
+from ..model_card import card_text, computed
 from ..progress import Progress, duration
 from ..segmentation.dataset import Case, Dataset, Split
 from .conversion import to_sitk
@@ -163,20 +162,16 @@ def write_bundle(
     """
     network = instantiate(description.network)
     network.load_state_dict(dict(weights))
-    for part in ("configs", "models", "docs"):
-        (folder / part).mkdir(parents=True, exist_ok=True)
     # Half precision halves the file; the rounding moves a voxel by less than a hundredth of its edge.
     halves = {name: value.half() for name, value in network.state_dict().items()}
-    replace_file(folder / "models" / "model.pt", lambda path: torch.save(halves, path))
-    write_json(folder / "configs" / "inference.json", inference_config(description))
-    write_json(folder / "configs" / "metadata.json", metadata(folder.name, description))
+    write_model(folder, halves, inference_config(description), metadata(folder.name, description))
 
     rows = measure(folder, description, progress)
     summary = summarise(rows)
     if rows:
-        replace_file(folder / "docs" / "test_pairs.csv", lambda path: write_rows(path, rows))
+        write_measured(folder / "docs" / "test_pairs.csv", rows)
     card = model_card(folder.name, description, summary, sum(p.numel() for p in network.parameters()))
-    replace_file(folder / "docs" / "README.md", lambda path: path.write_text(card, encoding="utf-8"))
+    write_text(folder / "docs" / "README.md", card)
     mean = summary["mean"]["dice"] if summary else math.nan
     return {
         "bundle": str(folder),
@@ -212,14 +207,7 @@ def inference_config(description: Description) -> dict[str, Any]:
             ],
         },
         "inferer": {"_target_": "SimpleInferer"},
-        "handlers": [
-            {
-                "_target_": "CheckpointLoader",
-                "load_path": "$@bundle_root + '/models/model.pt'",
-                "load_dict": {"model": "@network"},
-                "map_location": "@device",
-            }
-        ],
+        **loading(),
     }
 
 
@@ -314,23 +302,8 @@ def model_card(name: str, description: Description, summary: Mapping[str, Mappin
         request, **portable(request.dataset, request.output, request.describe), expert=expert
     )
     spacing = " x ".join(f"{s:g}" for s in description.spacing)
-    lines = [
-        f"# {words.get('title', name)}",
-        "",
-        str(words.get("description", description.dataset.description)),
-        "",
-        "## Use",
-        "",
-        f"`mli register FIXED MOVING -o WARPED -t TRANSFORM --model {name}`. It needs no labels.",
-        "",
-        str(words.get("intended_use", "Research; not for diagnosis.")),
-        "",
-        "## Measured",
-        "",
-    ]
     if summary:
-        mean = summary["mean"]
-        lines += [
+        measured = [
             f"On {len(split.test)} pairs of cases that took no part in the training or in the choice of the checkpoint "
             "(each as the fixed image, the next as the moving one, centre on centre before); the moving labels are "
             "warped by nearest neighbour onto the fixed ones. By pair in `docs/test_pairs.csv`:",
@@ -339,48 +312,34 @@ def model_card(name: str, description: Description, summary: Mapping[str, Mappin
             "|---|---|---|---|---|",
         ]
         for label, f in summary.items():
-            lines.append(
+            measured.append(
                 f"| {label} | {f['dice_before']:.3f} | {f['dice']:.3f} | {f['hausdorff95_before']:.2f} "
                 f"| {f['hausdorff95']:.2f} |"
             )
-        lines += ["", f"Folded voxels (determinant of the Jacobian at most 0): {mean['folded']:.4%}."]
+        folded = summary["mean"]["folded"]
+        measured += ["", f"Folded voxels (determinant of the Jacobian at most 0): {folded:.4%}."]
     else:
-        lines.append("Not measured: every case was trained on.")
+        measured = ["Not measured: every case was trained on."]
     score = f"{abs(description.score):.4f}"
     kept = f"validation Dice {score}" if request.labels else f"validation loss {score}"
-    lines += [
-        "",
-        "## Data",
-        "",
-        str(words.get("data", description.dataset.reference)),
-        "",
-        f"{len(split.training)} cases to train on, {len(split.validation)} to choose the checkpoint, {len(split.test)} "
-        f"to measure (fold {request.fold} of {request.folds}).",
-        "",
-        "## Training",
-        "",
-        f"`{repeated.command()}`",
-        "",
-        f"- network: {request.network}, {parameters / 1e6:.2f} million parameters, weights in half precision"
-        + (f"; the model {expert} in it as trained" if expert else ""),
-        f"- canvas of {' x '.join(str(n) for n in description.size)} voxels of {spacing} mm; larger images get a "
-        "larger one",
-        f"- {request.epochs} epochs, seed {request.seed}; the weights kept are the moving average after epoch "
-        f"{description.best_epoch}" + ("" if math.isnan(description.score) else f" ({kept})"),
-        f"- {duration(description.seconds)} on {machine(description.device)}, "
-        f"torch {torch.__version__.partition('+')[0]}, MONAI {monai.__version__}",
-        *(f"- {note}" for note in words.get("training", [])),
-        f"- {datetime.date.today().isoformat()}",
-        "",
-        "![learning curve](../training/learning_curve.png)",
-        "",
-        "## Known limits",
-        "",
-        *(f"- {limit}" for limit in words.get("limits", ["Not tested beyond the cases above."])),
-        "",
-        "## Licence",
-        "",
-        str(words.get("licence", description.dataset.licence or "not stated")),
-        "",
-    ]
-    return "\n".join(lines)
+    return card_text(
+        name,
+        words,
+        description=description.dataset.description,
+        use=f"`mli register FIXED MOVING -o WARPED -t TRANSFORM --model {name}`. It needs no labels.",
+        measured=measured,
+        data=description.dataset.reference,
+        cases=split.in_words(request.fold, request.folds),
+        command=repeated.command(),
+        training=[
+            f"network: {request.network}, {parameters / 1e6:.2f} million parameters, weights in half precision"
+            + (f"; the model {expert} in it as trained" if expert else ""),
+            f"canvas of {' x '.join(str(n) for n in description.size)} voxels of {spacing} mm; larger images get a "
+            "larger one",
+            f"{request.epochs} epochs, seed {request.seed}; the weights kept are the moving average after epoch "
+            f"{description.best_epoch}" + ("" if math.isnan(description.score) else f" ({kept})"),
+            computed(description.seconds, description.device),
+            *(str(note) for note in words.get("training", [])),
+        ],
+        licence=description.dataset.licence,
+    )

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
+from .. import charts
 from ..geometry import Grid
 
 
@@ -59,11 +60,7 @@ def draw_rounds(rounds: Sequence[Mapping[str, Any]], path: str) -> None:
         rounds: rows with stage, sharpness, removed_mm and residual_mm, as a Template has them.
         path: file to write now.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = charts.new_figure(8, 4)
     left, right = figure.subplots(1, 2)
     where = range(len(rounds))
     names = [str(row["stage"]) for row in rounds]
@@ -82,7 +79,7 @@ def draw_rounds(rounds: Sequence[Mapping[str, Any]], path: str) -> None:
         axes.set_xlim(-0.3, len(rounds) - 0.7)
         axes.grid(alpha=0.25)
         axes.set_ylim(bottom=0)
-    figure.savefig(path, dpi=120, format="png")
+    charts.save(figure, path)
 
 
 def draw_template(first: npt.NDArray[Any], last: npt.NDArray[Any], grid: Grid, path: str) -> None:
@@ -94,15 +91,11 @@ def draw_template(first: npt.NDArray[Any], last: npt.NDArray[Any], grid: Grid, p
         grid: where both lie.
         path: file to write now.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     from .planes import planes
 
     shown = planes(grid, tuple(n // 2 for n in grid.shape))
     low, high = (float(np.percentile(last, share)) for share in (1, 99.5))
-    figure = Figure(figsize=(3.2 * len(shown), 6.4), layout="constrained", facecolor="black")
-    FigureCanvasAgg(figure)
+    figure = charts.new_figure(3.2 * len(shown), 6.4, "black")
     rows = figure.subplots(2, len(shown), squeeze=False)
     for axes_row, array, name in zip(rows, (first, last), ("Centre on centre", "Template"), strict=True):
         for axes, plane in zip(axes_row, shown, strict=True):
@@ -110,4 +103,4 @@ def draw_template(first: npt.NDArray[Any], last: npt.NDArray[Any], grid: Grid, p
             axes.imshow(plane.cut(array), cmap="gray", vmin=low, vmax=high, extent=extent)
             axes.set_title(f"{name}  {plane.name} {plane.place}".rstrip(), color="0.85", fontsize=9)
             axes.set_axis_off()
-    figure.savefig(path, dpi=120, format="png", facecolor="black")
+    charts.save(figure, path)

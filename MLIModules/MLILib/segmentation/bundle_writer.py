@@ -7,14 +7,12 @@ card states data, licence, command, seed, time and the figures of the test fold.
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import monai
 import SimpleITK as sitk
 import torch
 
@@ -22,23 +20,23 @@ from ..bundle_parts import (
     basics,
     evaluation,
     instantiate,
-    machine,
     or_none,
     portable,
     read_words,
-    replace_file,
     runner_packages,
     tensor,
-    write_json,
-    write_rows,
+    write_measured,
+    write_model,
 )
+from ..files import write_text
+from ..labels import PALETTE
 from ..metrics import compare, for_json
+from ..model_card import card_text, computed
 from ..progress import Progress, duration
 from .dataset import Case, Dataset, Split
 from .plan import Plan
 from .requests import TrainSegmentationRequest
 
-_PALETTE = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (204, 121, 167), (240, 228, 66), (213, 94, 0), (0, 114, 178))
 _TISSUE = {"category": ["SCT", "85756007", "Tissue"], "type": ["SCT", "85756007", "Tissue"]}
 _MEASURED = ("dice", "hausdorff95", "assd", "surface_dice")
 
@@ -81,20 +79,17 @@ def write_bundle(
     """
     network = instantiate(description.plan.network)
     network.load_state_dict(dict(weights))
-    for part in ("configs", "models", "docs"):
-        (folder / part).mkdir(parents=True, exist_ok=True)
-    replace_file(folder / "models" / "model.pt", lambda path: torch.save(network.state_dict(), path))
-    write_json(folder / "configs" / "inference.json", inference_config(description.plan))
-    write_json(folder / "configs" / "metadata.json", metadata(folder.name, description))
+    config = inference_config(description.plan)
+    write_model(folder, network.state_dict(), config, metadata(folder.name, description))
     if description.request.calibrate and description.split.validation:
         description = _calibrated(folder, description, progress)
 
     rows = measure(folder, description, progress)
     summary = summarise(rows)
     if rows:
-        replace_file(folder / "docs" / "test_cases.csv", lambda path: write_rows(path, rows))
+        write_measured(folder / "docs" / "test_cases.csv", rows)
     card = model_card(folder.name, description, summary, sum(p.numel() for p in network.parameters()))
-    replace_file(folder / "docs" / "README.md", lambda path: path.write_text(card, encoding="utf-8"))
+    write_text(folder / "docs" / "README.md", card)
     mean = summary.get("mean", {}).get("dice", {}).get("mean")
     return {
         "bundle": str(folder),
@@ -220,7 +215,7 @@ def label_details(names: Sequence[str], said: Mapping[str, Any]) -> dict[str, di
     """Name, colour (0-255) and terminology of each label: what was said, else the data set's name and a palette."""
     out = {}
     for i, name in enumerate(names):
-        default = {"name": name, "color": list(_PALETTE[i % len(_PALETTE)]), "terminology": _TISSUE}
+        default = {"name": name, "color": list(PALETTE[i % len(PALETTE)]), "terminology": _TISSUE}
         out[str(i + 1)] = default | dict(said.get(str(i + 1), {}))
     return out
 
@@ -292,20 +287,8 @@ def model_card(name: str, description: Description, summary: Mapping[str, Any], 
         unlabelled="/".join(Path(request.unlabelled).absolute().parts[-2:]) if request.unlabelled else "",
         start=Path(request.start).name,
     )
-    lines = [
-        f"# {words.get('title', name)}",
-        "",
-        str(words.get("description", description.dataset.description)),
-        "",
-        "## Use",
-        "",
-        str(words.get("intended_use", "Research; not for diagnosis.")),
-        "",
-        "## Measured",
-        "",
-    ]
     if summary:
-        lines += [
+        measured = [
             f"On {len(split.test)} cases that took no part in the training or in the choice of the checkpoint, by "
             "`mli segment` with default settings; per case in `docs/test_cases.csv`:",
             "",
@@ -315,40 +298,24 @@ def model_card(name: str, description: Description, summary: Mapping[str, Any], 
         for label, figures in summary.items():
             cells = [f"{figures[k]['mean']:.3f}" + (f" ± {figures[k]['sd']:.3f}" if "sd" in figures[k] else "")
                      for k in _MEASURED]  # fmt: skip
-            lines.append(f"| {label} | {' | '.join(cells)} |")
+            measured.append(f"| {label} | {' | '.join(cells)} |")
     else:
-        lines.append("Not measured: every case was trained on.")
-    lines += [
-        "",
-        "## Data",
-        "",
-        str(words.get("data", description.dataset.reference)),
-        "",
-        f"{len(split.training)} cases to train on, {len(split.validation)} to choose the checkpoint, {len(split.test)} "
-        f"to measure (fold {request.fold} of {request.folds}).",
-        "",
-        "## Training",
-        "",
-        f"`{description.command or repeated.command()}`",
-        "",
-        *(f"- {line}" for line in description.story),
-        f"- network: {plan.network['_target_'].rpartition('.')[2]}, {parameters / 1e6:.2f} million parameters",
-        *(f"- {reason}" for reason in plan.reasons),
-        f"- {request.epochs} epochs, seed {request.seed}; the weights kept are the moving average after epoch "
-        f"{description.best_epoch} (validation Dice {description.validation_dice:.4f})",
-        f"- {duration(description.seconds)} on {machine(description.device)}, "
-        f"torch {torch.__version__.partition('+')[0]}, MONAI {monai.__version__}",
-        f"- {datetime.date.today().isoformat()}",
-        "",
-        "![learning curve](../training/learning_curve.png)",
-        "",
-        "## Known limits",
-        "",
-        *(f"- {limit}" for limit in words.get("limits", ["Not tested beyond the cases above."])),
-        "",
-        "## Licence",
-        "",
-        str(words.get("licence", description.dataset.licence or "not stated")),
-        "",
-    ]
-    return "\n".join(lines)
+        measured = ["Not measured: every case was trained on."]
+    return card_text(
+        name,
+        words,
+        description=description.dataset.description,
+        measured=measured,
+        data=description.dataset.reference,
+        cases=split.in_words(request.fold, request.folds),
+        command=description.command or repeated.command(),
+        training=[
+            *description.story,
+            f"network: {plan.network['_target_'].rpartition('.')[2]}, {parameters / 1e6:.2f} million parameters",
+            *plan.reasons,
+            f"{request.epochs} epochs, seed {request.seed}; the weights kept are the moving average after epoch "
+            f"{description.best_epoch} (validation Dice {description.validation_dice:.4f})",
+            computed(description.seconds, description.device),
+        ],
+        licence=description.dataset.licence,
+    )

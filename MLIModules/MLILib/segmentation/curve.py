@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import os
 from collections.abc import Sequence
 from pathlib import Path
+
+from .. import charts
+from ..tables import write_csv
 
 
 def write_curve(
@@ -27,19 +28,8 @@ def write_curve(
     columns = ["epoch", "loss", "validation_dice", *(f"dice_{name}" for name in labels), "seconds"]
     if any("validation_loss" in row for row in history):
         columns.insert(2, "validation_loss")
-    partial = folder / "learning_curve.csv.partial"
-    with open(partial, "w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, columns, restval="")
-        writer.writeheader()
-        for row in history:
-            writer.writerow({k: round(v, 6) for k, v in row.items() if k in columns})
-    os.replace(partial, folder / "learning_curve.csv")
-
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    FigureCanvasAgg(figure)
+    write_csv(folder / "learning_curve.csv", history, columns)
+    figure = charts.new_figure(7, 4)
     loss_axis = figure.add_subplot()
     loss_axis.plot([r["epoch"] for r in history], [r["loss"] for r in history], color="0.55", label="training loss")
     loss_axis.set_xlabel("epoch")
@@ -58,6 +48,4 @@ def write_curve(
         dice_axis.plot(epochs, [r["validation_dice"] for r in validated], color="black", label="mean")
         dice_axis.set_ylabel("validation Dice")
         dice_axis.legend(loc="center right")
-    picture = folder / "learning_curve.png.partial"
-    figure.savefig(picture, dpi=120, format="png")
-    os.replace(picture, folder / "learning_curve.png")
+    charts.replace(figure, folder / "learning_curve.png")

@@ -179,6 +179,13 @@ class Split:
     validation: tuple[Case, ...]
     test: tuple[Case, ...]
 
+    def in_words(self, fold: int, folds: int) -> str:
+        """How many cases serve what, for a model's card."""
+        return (
+            f"{len(self.training)} cases to train on, {len(self.validation)} to choose the checkpoint, "
+            f"{len(self.test)} to measure (fold {fold} of {folds})."
+        )
+
 
 #: Share of the cases outside the test fold that choose the checkpoint instead of being trained on.
 VALIDATION_SHARE = 0.08

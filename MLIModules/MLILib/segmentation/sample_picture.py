@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
+from ..files import replace_file
+from ..labels import PALETTE
+
 NAME = "sample.png"
-#: Colours of the labels in turn (Okabe and Ito 2008), and how much of the image shows through.
-_COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (204, 121, 167), (240, 228, 66), (213, 94, 0), (0, 114, 178))
+#: How much of the image shows through the labels.
 _SEEN_THROUGH = 0.5
 #: Height of each of the three parts, and the gap between them, pixels.
 _HEIGHT, _GAP = 200, 6
@@ -40,15 +41,13 @@ def draw(image: torch.Tensor, truth: torch.Tensor, found: torch.Tensor, path: Pa
         # x to the right and y up, as RAS slices are shown from below
         shown = Image.fromarray(part.astype(np.uint8).transpose(1, 0, 2)[::-1])
         whole.paste(shown.resize(size, Image.Resampling.NEAREST), (number * (size[0] + _GAP), 0))
-    partial = path.with_name(f"{path.name}.partial")
-    whole.save(partial, format="PNG")
-    os.replace(partial, path)
+    replace_file(path, lambda partial: whole.save(partial, format="PNG"))
 
 
 def _painted(paper: np.ndarray, labels: np.ndarray) -> np.ndarray:
     out = paper.copy()
     for value in np.unique(labels[labels > 0]):
         where = labels == value
-        colour = np.array(_COLOURS[(int(value) - 1) % len(_COLOURS)])
+        colour = np.array(PALETTE[(int(value) - 1) % len(PALETTE)])
         out[where] = _SEEN_THROUGH * paper[where] + (1 - _SEEN_THROUGH) * colour
     return out

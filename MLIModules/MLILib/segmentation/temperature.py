@@ -16,9 +16,10 @@ from typing import Any
 import numpy.typing as npt
 
 from .. import bundles, calibration, images
-from ..bundle_parts import replace_file, write_json
+from ..bundle_parts import write_json
 from ..calibration import BAND_MM, Reliability
 from ..errors import BadInput
+from ..files import replace_file, write_text
 from ..progress import Progress
 from .dataset import Case, read_dataset, split_cases
 from .inference import segment
@@ -185,4 +186,4 @@ def _note(card: Path, lines: Sequence[str], request: CalibrateRequest) -> None:
     ).command()  # fmt: skip
     added = "\n".join(["", "## Calibration", "", f"`{command}`", "", *(f"- {line}" for line in lines), "",
                        "![reliability](reliability.png)", ""])  # fmt: skip
-    replace_file(card, lambda path: path.write_text(text.rstrip() + "\n" + added, encoding="utf-8"))
+    write_text(card, text.rstrip() + "\n" + added)
