@@ -6,8 +6,10 @@ extension, which knows which build fits the computer's graphics card.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import logging
+from collections.abc import Iterator
 
 from MLILib.errors import MissingPackage
 
@@ -21,6 +23,9 @@ REQUIREMENTS = (
     "scipy>=1.12,<2",
     "PyYAML>=6,<7",
 )
+
+#: What a method needs beside them.
+FOR_METHODS = {"random-forest": ("scikit-learn>=1.6",)}
 
 _TORCH = REQUIREMENTS[0]
 _complete = False
@@ -52,16 +57,41 @@ def ensure(requester: str) -> None:
     _complete = not wanted
     if _complete:
         return
-    try:
+    with _told(wanted):
         if _TORCH in wanted and importlib.util.find_spec("PyTorchUtils") is not None:
             _install_torch()
             wanted = missing()
         slicer.packaging.pip_ensure(wanted, requester=requester)
-    except Exception as error:  # pip's exit status, a declined question or a failed download: told in one sentence
-        logging.info("Packages were not installed: %s", error)
-        raise _not_installed(str(error)) from error
     if missing():
-        raise _not_installed("")
+        raise _not_installed(missing(), "")
+
+
+def ensure_for(requester: str, method: str) -> None:
+    """Install what a method needs beside the rest, after asking.
+
+    Raises:
+        MissingPackage: as :func:`ensure`.
+    """
+    import slicer.packaging
+
+    def lacking() -> list[str]:
+        return [one for one in FOR_METHODS.get(method, ()) if not slicer.packaging.pip_check(one)]
+
+    if wanted := lacking():
+        with _told(wanted):
+            slicer.packaging.pip_ensure(wanted, requester=requester)
+    if lacking():
+        raise _not_installed(lacking(), "")
+
+
+@contextlib.contextmanager
+def _told(wanted: list[str]) -> Iterator[None]:
+    """Tell in one sentence why packages could not be installed."""
+    try:
+        yield
+    except Exception as error:  # pip's exit status, a declined question or a failed download
+        logging.info("Packages were not installed: %s", error)
+        raise _not_installed(wanted, str(error)) from error
 
 
 def _install_torch() -> None:
@@ -75,9 +105,9 @@ def _install_torch() -> None:
     logic.installTorch(askConfirmation=True, torchVersionRequirement=_TORCH.removeprefix("torch"))
 
 
-def _not_installed(why: str) -> MissingPackage:
+def _not_installed(wanted: list[str], why: str) -> MissingPackage:
     return MissingPackage(
-        f"This needs Python packages that are not installed: {', '.join(missing())}.",
+        f"This needs Python packages that are not installed: {', '.join(wanted)}.",
         why and f"{why.rstrip('.')}.",
         "Press Apply again and agree to the installation, or open 'This computer' and press 'Install packages'.",
     )

@@ -17,7 +17,7 @@ from slicer.i18n import tr as _
 
 from MLILib.errors import BadInput, MLIError
 
-from . import comparison, display, nodes
+from . import classical, comparison, display, nodes
 from .jobs import Call, JobFolder, Status, Steps
 from .nodes import node_or_new
 from .transfer import discard, read_nrrd
@@ -30,12 +30,13 @@ class Inputs:
 
     Attributes:
         volumes: the image, or the channels of one in the model's order.
-        settings: of the task "segment", without images and outputs.
+        settings: of the task "segment", or of "segment-classical" with a `start`, without images and outputs.
         segmentation: node that receives the segments; a new one when None.
         uncertainty: whether to make an uncertainty map.
         uncertainty_volume: node that receives it; a new one when None.
         reference: a segmentation to compare with, or None.
         tolerance: of the surface Dice, mm.
+        start: the classical method that segments in place of a model, and what it starts from; or None.
         previous: nodes that describe what `segmentation` holds now and are refreshed with it, by their name in
             :class:`Result` ("volumes", "record", "metrics", "chart").
     """
@@ -47,6 +48,7 @@ class Inputs:
     uncertainty_volume: slicer.vtkMRMLScalarVolumeNode | None = None
     reference: slicer.vtkMRMLSegmentationNode | None = None
     tolerance: float = 1.0
+    start: classical.Start | None = None
     previous: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -87,18 +89,25 @@ def steps(inputs: Inputs) -> Steps:
     nodes.grid_of(volume)
     name = volume.GetName()
     with JobFolder() as folder:
-        images = [folder / f"image{number}.nrrd" for number in range(1, len(inputs.volumes) + 1)]
-        for node, path in zip(inputs.volumes, images, strict=True):
+        images = {folder / f"image{number}.nrrd": node for number, node in enumerate(inputs.volumes, start=1)}
+        for path, node in images.items():
             yield from nodes.write_volume(node, path, _("Preparing {name}").format(name=node.GetName()))
         files = {"output": folder / "labels.seg.nrrd"}  # keeps labels that overlap apart
         if inputs.uncertainty:
             files["uncertainty"] = folder / "uncertainty.nrrd"
-        request = {**inputs.settings, "images": [str(path) for path in images], "compress": False}
+        given: dict[Path, Any] = dict(images)
+        task, request = "segment", {**inputs.settings, "images": [str(path) for path in images]}
+        if inputs.start is not None:
+            task, request = "segment-classical", {**inputs.settings, "image": str(next(iter(images)))}
+            request |= yield from classical.write(inputs.start, volume, folder, given)
+        request["compress"] = False
         try:
-            details = yield Call("segment", {**request, **{key: str(path) for key, path in files.items()}})
+            details = yield Call(task, {**request, **{key: str(path) for key, path in files.items()}})
         except MLIError as error:
-            raise with_names(error, dict(zip(images, inputs.volumes, strict=True))) from error
-        for path in images:
+            raise with_names(error, given) from error
+        if inputs.start is not None:
+            details["labels"] = classical.as_drawn(inputs.start, details["labels"])
+        for path in given:
             yield from discard(path)
         metrics = None
         if inputs.reference is not None:
@@ -115,7 +124,7 @@ def steps(inputs: Inputs) -> Steps:
                 yield from discard(Path(details[key]))
         yield from discard(files["output"])
         record = json.loads(Path(details["record"]).read_text(encoding="utf-8"))
-        text = record_text(record, dict(zip(images, inputs.volumes, strict=True)))
+        text = record_text(record, given)
         yield None
         if volume.GetScene() is None:
             raise BadInput(f"{name} was removed while it was segmented.", "", "Load it again and press Apply.")

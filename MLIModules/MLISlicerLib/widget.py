@@ -403,13 +403,16 @@ class MLIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin, abc.ABC):
 
     # -- choosers
 
-    def addTooltips(self) -> None:
-        """Give every widget tied to a setting of the task that setting's help."""
+    def addTooltips(self, request: Any = None) -> None:
+        """Give every widget tied to a setting of the task, or of another request's alone, that setting's help."""
         names = {setting.name for setting in self.REQUEST.settings()}
+        if request is not None:
+            names = {setting.name for setting in request.settings()} - names
+        request = request or self.REQUEST
         for widget in self.ui.__dict__.values():
             name = widget.property("SlicerParameterName")
             if name in names:
-                widget.toolTip = tooltip(self.REQUEST, name)
+                widget.toolTip = tooltip(request, name)
 
     def fillDevices(self, comboBox: Any) -> None:
         """Offer the places where a job can be computed."""

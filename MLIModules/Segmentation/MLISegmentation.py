@@ -6,6 +6,7 @@ from typing import Annotated
 
 import slicer
 from slicer import (
+    vtkMRMLMarkupsFiducialNode,
     vtkMRMLPlotChartNode,
     vtkMRMLScalarVolumeNode,
     vtkMRMLSegmentationNode,
@@ -24,10 +25,12 @@ if importlib.util.find_spec("MLISlicerLib") is None:
     # Installed, the libraries lie beside this file; in the source tree beside its folder, where Slicer does not look.
     sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))
 
+from MLILib.classical.requests import OPTIONS, ClassicalRequest
 from MLILib.cohort.requests import BatchSegmentRequest
 from MLILib.files import sha256
 from MLILib.segmentation.requests import EvaluateRequest, SegmentRequest, TrainSegmentationRequest
-from MLISlicerLib import display, install, models, segmentation
+from MLISlicerLib import classical, display, install, models, segmentation
+from MLISlicerLib.classical_panel import MODEL, ClassicalPanel
 from MLISlicerLib.cohort_panel import CohortPanel
 from MLISlicerLib.logic import MLILogic
 from MLISlicerLib.model_chooser import ModelChooser
@@ -41,7 +44,7 @@ from MLISlicerLib.widget import MLIWidget
 
 
 class MLISegmentation(ScriptedLoadableModule):
-    """Label an image with a trained model: the module's name, place and help."""
+    """Label an image with a trained model or a classical method: the module's name, place and help."""
 
     def __init__(self, parent):
         ScriptedLoadableModule.__init__(self, parent)
@@ -52,7 +55,8 @@ class MLISegmentation(ScriptedLoadableModule):
         self.parent.helpText = _("""
 Labels the structures in an image with a trained model: the one shipped for the hippocampus, or any MONAI bundle of
 yours. Choose a volume and a model and press Apply; Slicer can be used while the job runs. An uncertainty map shows
-where the model was unsure, and with a reference segmentation the agreement is measured. For research, not for
+where the model was unsure, and with a reference segmentation the agreement is measured. Under <i>Method</i> are
+thresholds, region growing, graph cuts, active contours and random forests, which need no model. For research, not for
 diagnosis.
 <p>To try it, load <i>MNI152 right hippocampus</i> from the Sample Data module. How to use it, what it was measured on
 and its limits:
@@ -96,6 +100,8 @@ class MLISegmentationParameterNode:
     The choices made in the module, saved with the scene. Settings of the task have the names they have there.
 
     inputVolume - The image to segment; inputVolume2 to 4 are further channels, for models that need them.
+    method - "model", or one of the classical methods; scribbles, points and mask are what those start from.
+    range_low, range_high - The setting "range" of the connected threshold.
     model - Name of the model; moreModels are asked as well, as an ensemble.
     outputSegmentation - Receives the segments; a new one is made when none is chosen.
     uncertaintyMap - Whether to make an uncertainty map, in outputUncertainty or a new volume.
@@ -111,6 +117,25 @@ class MLISegmentationParameterNode:
     inputVolume2: vtkMRMLScalarVolumeNode
     inputVolume3: vtkMRMLScalarVolumeNode
     inputVolume4: vtkMRMLScalarVolumeNode
+    method: str = MODEL
+    scribbles: vtkMRMLSegmentationNode
+    points: vtkMRMLMarkupsFiducialNode
+    mask: vtkMRMLSegmentationNode
+    point_radius: parameter(ClassicalRequest, "point_radius")
+    smooth: parameter(ClassicalRequest, "smooth")
+    side: parameter(ClassicalRequest, "side")
+    levels: parameter(ClassicalRequest, "levels")
+    range_low: float = 0.0
+    range_high: float = 0.0
+    multiplier: parameter(ClassicalRequest, "multiplier")
+    rounds: parameter(ClassicalRequest, "rounds")
+    start_radius: parameter(ClassicalRequest, "start_radius")
+    edge_width: parameter(ClassicalRequest, "edge_width")
+    balloon: parameter(ClassicalRequest, "balloon")
+    curvature: parameter(ClassicalRequest, "curvature")
+    iterations: parameter(ClassicalRequest, "iterations")
+    smoothness: parameter(ClassicalRequest, "smoothness")
+    trees: parameter(ClassicalRequest, "trees")
     model: str = "hippocampus"
     moreModels: list[str]
     outputSegmentation: vtkMRMLSegmentationNode
@@ -151,7 +176,7 @@ class MLISegmentationParameterNode:
 #
 
 
-class MLISegmentationWidget(TrainingPanel, CohortPanel, ModelChooser, MLIWidget):
+class MLISegmentationWidget(TrainingPanel, CohortPanel, ClassicalPanel, ModelChooser, MLIWidget):
     """The module's panel; what all panels share is in MLISlicerLib.widget."""
 
     REQUEST = SegmentRequest
@@ -164,6 +189,7 @@ class MLISegmentationWidget(TrainingPanel, CohortPanel, ModelChooser, MLIWidget)
         self._shownResult = None
         self.setupModels([self.ui.modelComboBox, self.ui.moreModelsComboBox])
         self.fillDevices(self.ui.deviceComboBox)
+        self.setupClassical()
         self.setupTraining()
         self.setupCohort()
         for text, value in ((_("Mean of probabilities"), "mean"), (_("Majority vote"), "vote")):
@@ -180,12 +206,15 @@ class MLISegmentationWidget(TrainingPanel, CohortPanel, ModelChooser, MLIWidget)
             "moreModels": CheckedConnector(self.ui.moreModelsComboBox),
             "device": ChoiceConnector(self.ui.deviceComboBox),
             "ensemble": ChoiceConnector(self.ui.ensembleComboBox),
+            **self.classicalConnectors(),
             **self.trainingConnectors(),
         }
 
     def whatIsMissing(self) -> str:
         """What must still be chosen."""
         node = self._parameterNode
+        if self.isClassical():
+            return self.whatClassicalMisses()
         model = self.models.get(node.model)
         if not self.models:
             return _("No model is installed. Add one beside 'Model'.")
@@ -213,7 +242,11 @@ class MLISegmentationWidget(TrainingPanel, CohortPanel, ModelChooser, MLIWidget)
     def jobSteps(self):
         """The job that Apply starts; asks before segments or a volume are replaced."""
         node = self._parameterNode
-        inputs = self.logic.inputs(node, len(self.models[node.model].channels))
+        if self.isClassical():
+            install.ensure_for(self.moduleName, node.method)
+            inputs = self.logic.classicalInputs(node)
+        else:
+            inputs = self.logic.inputs(node, len(self.models[node.model].channels))
         for output, name in ((inputs.segmentation, "segmentation"), (inputs.uncertainty_volume, "uncertainty_volume")):
             if output is not None and not self.askedToReplace(output):
                 setattr(inputs, name, None)
@@ -245,9 +278,10 @@ class MLISegmentationWidget(TrainingPanel, CohortPanel, ModelChooser, MLIWidget)
     def onParametersChanged(self) -> None:
         """Show the channels and the card of the chosen model, and the result of this parameter set."""
         node = self._parameterNode
-        model = self.models.get(node.model)
+        model = None if self.isClassical() else self.models.get(node.model)
         self.showChannels(model)
         self.showModel(model)
+        self.showClassical()
         self.ui.uncertaintySelector.enabled = node.uncertaintyMap
         self.ui.ensembleComboBox.enabled = bool(node.moreModels)
         self.showStoredResult()
@@ -332,6 +366,29 @@ class MLISegmentationLogic(MLILogic):
             tolerance=node.tolerance,
         )
 
+    def classicalInputs(self, parameterNode):
+        """What a parameter set asks for of a classical method."""
+        node = parameterNode
+        start = classical.Start(node.method, node.scribbles, node.points, node.mask)
+        names = [
+            "smooth",
+            "keep_largest",
+            *(name for name in OPTIONS[node.method] if name not in ("range", "examples")),
+        ]
+        settings = {name: getattr(node, name) for name in names}
+        if "range" in OPTIONS[node.method]:
+            settings["range"] = [node.range_low, node.range_high]
+        if node.points is not None and classical.needs(node.method):
+            settings["point_radius"] = node.point_radius
+        return segmentation.Inputs(
+            volumes=[node.inputVolume],
+            settings=settings,
+            segmentation=node.outputSegmentation,
+            reference=node.reference,
+            tolerance=node.tolerance,
+            start=start,
+        )
+
     def run(
         self,
         volumes,
@@ -364,6 +421,41 @@ class MLISegmentationLogic(MLILogic):
             uncertainty=uncertainty,
             reference=reference,
             tolerance=tolerance,
+        )
+        return self.finish(segmentation.steps(inputs), inProcess, progress)
+
+    def runClassical(
+        self,
+        volume,
+        method,
+        *,
+        scribbles=None,
+        points=None,
+        mask=None,
+        segmentationNode=None,
+        reference=None,
+        tolerance=1.0,
+        inProcess=False,
+        progress=None,
+        **settings,
+    ):
+        """
+        Segment with a method that needs no model, and wait for the result; the GUI stays alive meanwhile.
+        :param volume: the image
+        :param method: "otsu", "graph-cut" ...: one of MLILib.classical.requests.METHODS
+        :param scribbles: segmentation with strokes; its segment "background" marks what is none of the others
+        :param points: seeds as points
+        :param mask: segmentation outside of which nothing is labelled
+        :param settings: further settings of MLILib.classical.requests.ClassicalRequest
+        :return: MLISlicerLib.segmentation.Result
+        """
+        inputs = segmentation.Inputs(
+            volumes=[volume],
+            settings=settings,
+            segmentation=segmentationNode,
+            reference=reference,
+            tolerance=tolerance,
+            start=classical.Start(method, scribbles, points, mask),
         )
         return self.finish(segmentation.steps(inputs), inProcess, progress)
 

@@ -23,7 +23,7 @@ LIGHT = {
     "tasks", "settings", "errors", "files", "progress", "folders", "bundles", "segmentation.requests",
     "registration.requests", "registration.presets", "registration.similarity_words", "fusion.requests",
     "fusion.methods", "explanation.requests", "explanation.methods", "explanation.choices", "explanation.badges",
-    "anomaly.requests", "cohort.requests", "stop_file",
+    "anomaly.requests", "classical.requests", "cohort.requests", "stop_file",
 }  # fmt: skip
 #: Widgets that show what is in a scene.
 OF_NODES = ("qMRMLNodeComboBox", "qMRMLCheckableNodeComboBox", "qMRMLTableView")

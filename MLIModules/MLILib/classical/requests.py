@@ -22,6 +22,18 @@ METHODS: dict[str, tuple[str, str]] = {
 }
 SIDES = ("bright", "dark")
 
+#: The settings that each method heeds, beside those that all do.
+OPTIONS: dict[str, tuple[str, ...]] = {
+    "otsu": ("side",),
+    "multi-otsu": ("levels",),
+    "connected": ("range",),
+    "confidence": ("multiplier", "rounds"),
+    "geodesic": ("start_radius", "edge_width", "balloon", "curvature", "iterations"),
+    "chan-vese": ("side", "start_radius", "curvature", "iterations"),
+    "graph-cut": ("smoothness",),
+    "random-forest": ("trees", "seed", "examples"),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class ClassicalRequest(Request):
@@ -51,6 +63,9 @@ class ClassicalRequest(Request):
     )
     background: str = setting(
         "background", "Name, or value, of the scribbles that mark background.", metavar="NAME|VALUE"
+    )
+    names: tuple[str, ...] = setting(
+        (), "Names of the seeds' labels, as VALUE=NAME; by default those in the file.", metavar="VALUE=NAME"
     )
     points: str = setting(
         "",
@@ -108,8 +123,6 @@ class ClassicalRequest(Request):
             raise BadInput(
                 "Both seeds and examples were given.", "The forest learns from one of them.", "Leave one out."
             )
-        if self.examples and self.method != "random-forest":
-            raise BadInput(f"The method {self.method} takes no examples.", "", "Leave --examples out.")
         if not needs and seeded:
             raise BadInput(
                 f"The method {self.method} takes no seeds.", METHODS[self.method][0], "Leave them out, or use another."
@@ -118,6 +131,21 @@ class ClassicalRequest(Request):
             raise BadInput(
                 "The method connected needs the lowest and the highest intensity.", "", "Give --range LOW HIGH."
             )
-        if self.range and self.method != "connected":
-            raise BadInput(f"The method {self.method} takes no --range.", "", "Leave it out, or use connected.")
+        self._require_heeded()
+        if self.names and not self.seeds:
+            raise BadInput(
+                "Names were given for no seeds.", "They are those of the labels in --seeds.", "Leave them out."
+            )
         self.require_distinct()
+
+    def _require_heeded(self) -> None:
+        """Raise :class:`BadInput` for a setting of another method: it would do nothing."""
+        heeded = OPTIONS[self.method]
+        for one in self.settings():
+            owners = [name for name, options in OPTIONS.items() if one.name in options]
+            if owners and one.name not in heeded and getattr(self, one.name) != one.default:
+                raise BadInput(
+                    f"The method {self.method} takes no --{one.flag}.",
+                    "",
+                    f"Leave it out, or use {' or '.join(owners)}.",
+                )

@@ -43,7 +43,9 @@ class Seeds:
             )
 
 
-def read(seeds: str, points: str, background: str, point_radius: float, grid: Grid) -> Seeds:
+def read(
+    seeds: str, points: str, background: str, point_radius: float, grid: Grid, names: Mapping[int, str] | None = None
+) -> Seeds:
     """Scribbles and points from files.
 
     Args:
@@ -52,11 +54,12 @@ def read(seeds: str, points: str, background: str, point_radius: float, grid: Gr
         background: name or value of what marks background.
         point_radius: of a point's ball, mm.
         grid: of the image.
+        names: of the values of the scribbles; by default those in the file.
 
     Raises:
         BadInput: they cannot be read, or lie on another grid.
     """
-    found = _scribbles(seeds, background, grid) if seeds else Seeds(*_empty(grid), ())
+    found = _scribbles(seeds, background, grid, names or {}) if seeds else Seeds(*_empty(grid), ())
     if points:
         found = _with_points(found, landmarks.read(points), background, point_radius, grid)
     return found
@@ -79,10 +82,10 @@ def _numbered(array: npt.NDArray[Any], values: Sequence[int], background: int, n
     return Seeds(numbers, array == background, tuple(names.get(v, f"Segment {v}") for v in values))
 
 
-def _scribbles(path: str, background: str, grid: Grid) -> Seeds:
+def _scribbles(path: str, background: str, grid: Grid, names: Mapping[int, str]) -> Seeds:
     from ..fusion.atlas_labels import placed
 
-    found = label_files.read(path)
+    found = label_files.read(path, names)
     layers = []
     for layer in found.layers:
         one = placed(LabelFile(found.grid, (layer,), (), found.segments), grid)
@@ -94,7 +97,7 @@ def _scribbles(path: str, background: str, grid: Grid) -> Seeds:
             )
         layers.append(one.layers[0])
     values, dark = _empty(grid)
-    names: list[str] = []
+    called: list[str] = []
     for label in found.labels:
         there = layers[label.layer] == label.value
         if label.value == 0 or not there.any():
@@ -102,12 +105,12 @@ def _scribbles(path: str, background: str, grid: Grid) -> Seeds:
         if label.name.lower() == background.lower() or (not found.segments and str(label.value) == background):
             dark |= there
             continue
-        names.append(label.name if label.named else f"Segment {label.value}")
-        if len(names) > 255:
+        called.append(label.name if label.named else f"Segment {label.value}")
+        if len(called) > 255:
             raise BadInput(f"{path} has more than 255 labels.", "It is no map of scribbles.", "Give scribbles.")
-        values[there] = len(names)
+        values[there] = len(called)
     dark &= values == 0
-    return Seeds(values, dark, tuple(names))
+    return Seeds(values, dark, tuple(called))
 
 
 def _with_points(found: Seeds, points: landmarks.Landmarks, background: str, radius: float, grid: Grid) -> Seeds:

@@ -16,6 +16,7 @@ from ..errors import BadInput
 from ..geometry import Grid, from_array, same_grid
 from ..progress import Progress
 from ..segmentation import seg_nrrd
+from ..segmentation.evaluation import label_names
 from . import seeds
 from .methods import Classical, Options, segment_classical
 from .requests import ClassicalRequest
@@ -39,7 +40,8 @@ def run(request: ClassicalRequest, progress: Progress) -> dict[str, Any]:
     grid = Grid.of(image)
     known = None
     if request.seeds or request.points:
-        known = seeds.read(request.seeds, request.points, request.background, request.point_radius, grid)
+        called = label_names(request.names)
+        known = seeds.read(request.seeds, request.points, request.background, request.point_radius, grid, called)
     mask = masks.read(request.mask, grid) if request.mask else None
     examples = [_example(text) for text in request.examples]
     progress.stage("Segmenting")
