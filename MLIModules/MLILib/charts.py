@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .errors import MissingPackage
 from .files import replace_file
 
 if TYPE_CHECKING:
@@ -15,6 +16,16 @@ if TYPE_CHECKING:
 
 #: Pixels an inch, where nothing else is said.
 DPI = 120
+
+
+def require_matplotlib() -> None:
+    """Raise :class:`MissingPackage` unless a learning curve can be drawn."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise MissingPackage(
+            "The package matplotlib is not installed.", "It draws the learning curve.", "Run: pip install matplotlib"
+        ) from error
 
 
 def new_figure(width: float, height: float, ground: str = "white") -> Figure:

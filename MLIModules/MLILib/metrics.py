@@ -174,8 +174,14 @@ def mean(parts: Iterable[Mapping[str, Any]]) -> Metrics:
     """The mean of each metric over its finite values, and under ``counted`` how many those were."""
     rows = list(parts)
     finite = {m: [p[m] for p in rows if p[m] is not None and math.isfinite(p[m])] for m in METRICS}
-    means: Metrics = {m: math.fsum(found) / len(found) if found else math.nan for m, found in finite.items()}
+    means: Metrics = {m: mean_of(found) for m, found in finite.items()}
     return {**means, "counted": {m: len(found) for m, found in finite.items()}}
+
+
+def mean_of(found: Iterable[float | None]) -> float:
+    """The mean of the finite ones of some figures, nan without any: a label that is nowhere says nothing."""
+    finite = [float(value) for value in found if value is not None and math.isfinite(value)]
+    return math.fsum(finite) / len(finite) if finite else math.nan
 
 
 def for_json(value: Any) -> Any:

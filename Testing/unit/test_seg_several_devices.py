@@ -14,12 +14,13 @@ from tiny_dataset import write_dataset
 
 torch = pytest.importorskip("torch")
 
+from MLILib.checkpoint import write_state  # noqa: E402
 from MLILib.errors import BadInput  # noqa: E402
 from MLILib.progress import Progress  # noqa: E402
 from MLILib.segmentation import training  # noqa: E402
-from MLILib.segmentation.checkpoint import read_plan, write_state  # noqa: E402
 from MLILib.segmentation.dataset import Split, chosen_cases, read_dataset, split_cases  # noqa: E402
 from MLILib.segmentation.distributed import Team  # noqa: E402
+from MLILib.segmentation.plan import read_plan  # noqa: E402
 from MLILib.segmentation.requests import SegmentRequest, TrainSegmentationRequest  # noqa: E402
 from MLILib.segmentation.training import Trainer, _identity  # noqa: E402
 from MLILib.tasks import run  # noqa: E402

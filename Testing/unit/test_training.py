@@ -21,6 +21,7 @@ torch = pytest.importorskip("torch")
 from tiny_dataset import write_dataset  # noqa: E402
 
 from MLILib.bundle_files import REQUIRED_METADATA, REQUIRED_TENSOR  # noqa: E402
+from MLILib.descent import learning_rate  # noqa: E402
 from MLILib.errors import BadInput, Cancelled  # noqa: E402
 from MLILib.progress import Progress  # noqa: E402
 from MLILib.segmentation import training  # noqa: E402
@@ -164,7 +165,7 @@ class TestSampler:
 
 class TestSchedule:
     def test_it_warms_up_and_ends_at_zero(self) -> None:
-        rates = [training.learning_rate(i, 1000, 0.1) for i in range(1001)]
+        rates = [learning_rate(i, 1000, 0.1) for i in range(1001)]
         assert max(rates) == pytest.approx(0.1)
         assert rates[0] < 0.01
         assert rates[1000] == pytest.approx(0.0, abs=1e-12)

@@ -12,6 +12,7 @@ import torch
 
 from .. import bundles
 from ..bundle_parts import basics, loading, portable, read_words, tensor, write_model
+from ..descent import copied
 from ..files import replace_file, write_text
 from ..model_card import card_text, computed
 from ..progress import Progress, duration
@@ -81,10 +82,9 @@ def write_bundle(folder: Path, outcome: Outcome, progress: Progress) -> dict[str
     calibrated = calibration.calibrate(request, source, make, methods, progress)
     warnings = [*_heaps(outcome, make(methods[0])), *_verdicts(outcome)]
     progress.stage("Writing the bundle")
-    state = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
     trivial = baselines.fit(source.plain, seed=request.seed)
     arrays = {name: torch.from_numpy(np.asarray(a)) for name, a in trivial.arrays().items()}
-    write_model(folder, state, inference_config(outcome), metadata(folder.name, outcome, known, calibrated))
+    write_model(folder, copied(model), inference_config(outcome), metadata(folder.name, outcome, known, calibrated))
     replace_file(folder / "models" / "baselines.pt", lambda path: torch.save(arrays, path))
     card = model_card(folder.name, outcome, sum(p.numel() for p in model.parameters()), warnings)
     write_text(folder / "docs" / "README.md", card)

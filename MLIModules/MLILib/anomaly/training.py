@@ -6,10 +6,8 @@ as if nothing had happened. A file called "stop" beside the checkpoint ends the 
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -17,12 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import __version__, stop_file
+from .. import charts, checkpoint, stop_file
 from ..bundle_parts import read_words
+from ..descent import copied
 from ..device import resolve
 from ..errors import BadInput
 from ..progress import Progress
-from ..segmentation.training import require_fresh, require_matplotlib
 from . import bundle_writer, checks, objectives, pictures, sources
 from .models import ADVERSARIAL, NormalModel
 from .noise import blobs
@@ -49,11 +47,11 @@ def run(request: TrainAnomalyRequest, progress: Progress) -> dict[str, Any]:
         BadInput: images that cannot be used, an output folder that already holds something, or a training that
             diverged (the last good checkpoint stays).
     """
-    require_matplotlib()
+    charts.require_matplotlib()
     read_words(request.describe)  # a mistake in it is told now, not after the training
     folder = Path(request.output)
     state_file = folder / "training" / "checkpoint.pt"
-    require_fresh(folder, state_file, request.resume)
+    checkpoint.require_fresh(folder, state_file, request.resume)
     device = resolve(request.device)
     if request.threads:
         torch.set_num_threads(request.threads)
@@ -305,7 +303,7 @@ class Trainer:
             self._diverged("what it makes is not finite")
         if not self._best or score < self.best_score:
             self.best_score, self.best_step = score, self.step
-            self._best = {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()}
+            self._best = copied(self.model)
             self.figures |= measured
         offset = sum(self.steps_done.values())
         self.history.append({"step": float(offset + self.step), **row, "seconds": self.seconds})
@@ -373,8 +371,6 @@ class Trainer:
         if not all(bool(torch.isfinite(t).all()) for t in self.model.state_dict().values()):
             self._diverged("a weight is not a finite number")
         state = {
-            "version": __version__,
-            "request": json.dumps(_identity(self.request)),
             "model": self.model.state_dict(),
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             "random": self.generator.get_state(),
@@ -389,9 +385,7 @@ class Trainer:
             "figures": json.dumps(self.figures),
             "history": json.dumps(self.history),
         }
-        partial = path.with_suffix(".partial")
-        torch.save(state, partial)
-        os.replace(partial, path)
+        checkpoint.save(path, _identity(self.request), state)
 
     def load(self, path: Path) -> None:
         """Go on from a checkpoint of the same request.
@@ -399,15 +393,7 @@ class Trainer:
         Raises:
             BadInput: the checkpoint was made with other settings.
         """
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        before, now = json.loads(state["request"]), _identity(self.request)
-        changed = [k for k in now if before.get(k) != now[k]]
-        if changed:
-            raise BadInput(
-                f"The checkpoint was made with {changed[0]} = {before.get(changed[0])}, not {now[changed[0]]}.",
-                "A resumed training keeps its settings.",
-                "Use the same settings, or another output folder.",
-            )
+        state = checkpoint.load(path, _identity(self.request), "cpu")
         self.phase, self.step = str(state["phase"]), int(state["step"])
         self.model.load_state_dict(state["model"])
         self.optimizers = self._make_optimizers()
@@ -423,5 +409,4 @@ class Trainer:
 
 def _identity(request: TrainAnomalyRequest) -> dict[str, Any]:
     """The settings that must not change between a checkpoint and its resumption."""
-    ignored = {"resume", "output", "device", "threads", "dataset", "describe", "search_images"}
-    return {k: v for k, v in dataclasses.asdict(request).items() if k not in ignored}
+    return checkpoint.identity(request, "threads", "dataset", "search_images")

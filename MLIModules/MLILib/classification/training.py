@@ -16,11 +16,12 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from .. import charts, checkpoint
 from ..bundle_parts import instantiate, read_words
+from ..descent import copied, learning_rate, set_rate
 from ..device import resolve
 from ..errors import BadInput
 from ..progress import Progress
-from ..segmentation.training import learning_rate, require_fresh, require_matplotlib
 from . import bundle, medmnist
 from .figures import Figures, measure
 from .medmnist import Part
@@ -37,10 +38,10 @@ def run(request: TrainClassificationRequest, progress: Progress) -> dict[str, An
     Raises:
         BadInput: a file that cannot be used, or an output folder that already holds something.
     """
-    require_matplotlib()
+    charts.require_matplotlib()
     words = read_words(request.describe)  # a mistake in it is told now, not after the training
     folder = Path(request.output)
-    require_fresh(folder, folder / "none", resume=False)
+    checkpoint.require_fresh(folder, folder / "none", resume=False)
     progress.stage("Reading images")
     known = medmnist.read(request.dataset, "train")
     if known is None:
@@ -127,8 +128,7 @@ def fit(
         total = 0.0
         for step in range(steps):
             some = order[step * request.batch : (step + 1) * request.batch]
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(epoch * steps + step, request.epochs * steps, request.learning_rate)
+            set_rate(optimizer, learning_rate(epoch * steps + step, request.epochs * steps, request.learning_rate))
             batch = images[some] if request.shuffle else moved(images[some], generator)
             loss = functional.cross_entropy(network(batch.to(device)), labels[some].to(device))
             if not torch.isfinite(loss):
@@ -154,8 +154,7 @@ def fit(
         )
         better = best is None or unsure < best[0] or request.shuffle
         if better:
-            weights = {key: value.detach().cpu().clone() for key, value in network.state_dict().items()}
-            best = (unsure, epoch + 1, found, weights)
+            best = (unsure, epoch + 1, found, copied(network))
     assert best is not None
     network = copy.deepcopy(network).cpu()
     network.load_state_dict(best[3])

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..descent import descend, learning_rate, set_rate
 from ..device import amp_dtype, resolve
 from ..errors import BadInput
 from ..progress import Progress
 from ..segmentation.lraspp import LRASPP2D, LRASPP3D
-from ..segmentation.training import learning_rate
 from .data_parameters import (
     DataParameters,
     class_weights,
@@ -142,8 +142,7 @@ class Learner:
     def step(self) -> Losses:
         """One step of the network and, unless it learns alone yet, one of theta."""
         rate = learning_rate(self.done, self.settings.steps, self.settings.learning_rate)
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
+        set_rate(self._optimizer, rate)
         images, labels, rows = self._batch()
         self.network.train()
         logits = self._logits(images, self._training_half)
@@ -228,12 +227,7 @@ class Learner:
                 "The learning rate is too high, or an image holds extreme values.",
                 "Lower the learning rate, or look at the images.",
             )
-        self._optimizer.zero_grad(set_to_none=True)
-        self._scaler.scale(loss).backward()
-        self._scaler.unscale_(self._optimizer)
-        nn.utils.clip_grad_norm_(self.network.parameters(), _CLIP_NORM)
-        self._scaler.step(self._optimizer)
-        self._scaler.update()
+        descend(loss, self.network, self._optimizer, self._scaler, _CLIP_NORM)
 
 
 def learn(learner: Learner, progress: Progress, *, until: int | None = None, every: int = 5) -> list[dict[str, float]]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ import numpy.typing as npt
 import torch
 from scipy.stats import spearmanr
 
-from .. import __version__, bundle_parts, images
+from .. import bundle_parts, charts, checkpoint, images
 from ..device import resolve
 from ..errors import BadInput
 from ..files import replace_file
@@ -30,7 +29,7 @@ from ..segmentation import bundle_writer
 from ..segmentation.dataset import Case, Dataset, Split, fingerprint, split_cases
 from ..segmentation.plan import Plan, make_plan
 from ..segmentation.requests import TrainSegmentationRequest
-from ..segmentation.training import Trainer, require_fresh, require_matplotlib
+from ..segmentation.training import Trainer
 from ..tables import write_csv
 from . import atlas_sets, sources
 from .atlas_labels import Common
@@ -77,11 +76,11 @@ def run(request: TrainDeepStapleRequest, progress: Progress) -> dict[str, Any]:
         BadInput: targets, atlases or labels that cannot be used, or an output folder that already holds something.
         MLIError: no atlas could be registered to any target.
     """
-    require_matplotlib()
+    charts.require_matplotlib()
     bundle_parts.read_words(request.describe)  # a mistake in it is told now, not after the training
     folder = Path(request.output)
     state_file = folder / "training" / "checkpoint.pt"
-    require_fresh(folder, state_file, request.resume)
+    checkpoint.require_fresh(folder, state_file, request.resume)
     device = resolve(request.device)
 
     progress.stage("Reading")
@@ -160,16 +159,12 @@ class _State:
         """Write the checkpoint, whole or not at all."""
         self._file.parent.mkdir(parents=True, exist_ok=True)
         state = {
-            "version": __version__,
-            "request": json.dumps(self._identity),
             "pairs": json.dumps(self.pairs),
             "learner": self.learner,
             "curve": json.dumps(self.curve),
             "seconds": self.seconds,
         }
-        partial = self._file.with_suffix(".partial")
-        torch.save(state, partial)
-        os.replace(partial, self._file)
+        checkpoint.save(self._file, self._identity, state)
 
     def load(self, device: torch.device) -> None:
         """Read the checkpoint of the same request.
@@ -177,16 +172,7 @@ class _State:
         Raises:
             BadInput: it was made with other settings.
         """
-        state = torch.load(self._file, map_location=device, weights_only=True)
-        before = json.loads(state["request"])
-        changed = [k for k in self._identity if before.get(k) != self._identity[k]]
-        if changed:
-            raise BadInput(
-                f"The checkpoint was made with {changed[0]} = {before.get(changed[0])}, "
-                f"not {self._identity[changed[0]]}.",
-                "A resumed training keeps its settings.",
-                "Use the same settings, or another output folder.",
-            )
+        state = checkpoint.load(self._file, self._identity, device)
         self.pairs = json.loads(state["pairs"])
         self.learner = state["learner"]
         self.curve = json.loads(state["curve"])
@@ -467,5 +453,4 @@ def _portable(request: TrainDeepStapleRequest) -> dict[str, Any]:
 
 def _identity(request: TrainDeepStapleRequest) -> dict[str, Any]:
     """The settings that must not change between a checkpoint and its resumption."""
-    ignored = {"resume", "output", "device", "targets", "atlases", "describe", "trust", "cache"}
-    return {k: v for k, v in dataclasses.asdict(request).items() if k not in ignored}
+    return checkpoint.identity(request, "targets", "atlases", "trust", "cache")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import statistics
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,7 +29,7 @@ from ..bundles import Bundle
 from ..errors import BadInput
 from ..files import write_text
 from ..geometry import Grid
-from ..metrics import compare
+from ..metrics import compare, mean_of
 from ..model_card import card_text, computed
 from ..progress import Progress, duration
 from ..segmentation.dataset import Case, Dataset, Split
@@ -282,15 +281,10 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
     """Mean of each figure over the pairs, for each label and over the labels; {} without rows."""
     labels = list(dict.fromkeys(str(row["label"]) for row in rows))
     keys = [*(f"{key}{when}" for key in _MEASURED for when in ("_before", "")), "folded", "seconds"]
-    out = {label: {key: _mean([row[key] for row in rows if row["label"] == label]) for key in keys} for label in labels}
+    out = {label: {key: mean_of(row[key] for row in rows if row["label"] == label) for key in keys} for label in labels}
     if labels:
-        out["mean"] = {key: _mean([out[label][key] for label in labels]) for key in keys}
+        out["mean"] = {key: mean_of(out[label][key] for label in labels) for key in keys}
     return out
-
-
-def _mean(values: Sequence[Any]) -> float:
-    defined = [float(v) for v in values if v is not None and math.isfinite(v)]
-    return statistics.fmean(defined) if defined else math.nan
 
 
 def model_card(name: str, description: Description, summary: Mapping[str, Mapping[str, float]], parameters: int) -> str:

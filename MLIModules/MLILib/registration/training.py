@@ -6,10 +6,8 @@ the validation cases' labels, or by the loss on their images where no labels are
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -17,14 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import __version__
+from .. import charts, checkpoint
 from ..bundle_parts import instantiate, read_words
+from ..descent import copied, descend, follow, learning_rate, set_rate
 from ..device import amp_dtype, resolve
 from ..errors import BadInput
+from ..metrics import mean_of
 from ..progress import Progress
-from ..segmentation.curve import write_curve
+from ..segmentation.curve import epoch_text, write_curve
 from ..segmentation.dataset import Dataset, Split, fingerprint, read_dataset, split_cases
-from ..segmentation.training import learning_rate, require_fresh, require_matplotlib
 from . import registration_bundle
 from .atlas_istn import AtlasISTN
 from .istn import ISTN
@@ -55,13 +54,13 @@ def run(request: TrainRegistrationRequest, progress: Progress) -> dict[str, Any]
     Raises:
         BadInput: a data set that cannot be used, or an output folder that already holds something.
     """
-    require_matplotlib()
+    charts.require_matplotlib()
     dataset = read_dataset(request.dataset)
     split = split_cases(dataset, request.fold, request.folds)
     read_words(request.describe)  # a mistake in it is told now, not after the training
     folder = Path(request.output)
     state_file = folder / "training" / "checkpoint.pt"
-    require_fresh(folder, state_file, request.resume)
+    checkpoint.require_fresh(folder, state_file, request.resume)
     device = resolve(request.device)
     if request.threads:
         torch.set_num_threads(request.threads)
@@ -81,7 +80,7 @@ def run(request: TrainRegistrationRequest, progress: Progress) -> dict[str, Any]
         if trainer.validation_due():
             trainer.save(state_file)
             write_curve(trainer.history, dataset.labels, state_file.parent, loss_name="registration")
-            progress.message(_epoch_text(row, request.epochs))
+            progress.message(epoch_text(row, request.epochs))
 
     progress.stage("Writing the bundle")
     result = registration_bundle.write_bundle(folder, trainer.best_weights(), trainer.description(), progress)
@@ -192,8 +191,7 @@ class Trainer:
 
     def _step(self, batch: Batch, number: int) -> float:
         rate = learning_rate(number, self.steps_per_epoch * self.request.epochs, self.request.learning_rate)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        set_rate(self.optimizer, rate)
         loss = self._loss(self.network, batch.to(self.device))
         if not torch.isfinite(loss):
             raise BadInput(
@@ -201,17 +199,8 @@ class Trainer:
                 "The learning rate is too high, or a case holds extreme values.",
                 "Lower --learning-rate, or look at the images.",
             )
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
-        self.scaler.unscale_(self.optimizer)
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), _CLIP_NORM)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        decay = min(EMA_DECAY, (1 + number) / (10 + number))  # the average forgets the random start quickly
-        with torch.no_grad():
-            torch._foreach_lerp_(list(self.average.parameters()), list(self.network.parameters()), 1 - decay)
-            for mean, now in zip(self.average.buffers(), self.network.buffers(), strict=True):
-                mean.copy_(now)
+        descend(loss, self.network, self.optimizer, self.scaler, _CLIP_NORM)
+        follow(self.average, self.network, EMA_DECAY, number)
         return float(loss.detach())
 
     def _validate(self, row: dict[str, float]) -> None:
@@ -233,8 +222,8 @@ class Trainer:
         score = -row["validation_loss"]
         if self.request.labels:
             for i, name in enumerate(self.dataset.labels):
-                row[f"dice_{name}"] = _mean([s[i] for s in scores])
-            score = row["validation_dice"] = _mean([row[f"dice_{name}"] for name in self.dataset.labels])
+                row[f"dice_{name}"] = mean_of([s[i] for s in scores])
+            score = row["validation_dice"] = mean_of([row[f"dice_{name}"] for name in self.dataset.labels])
         if math.isnan(self.best_score) or score > self.best_score:
             self.best_score = score
             self._keep()
@@ -259,7 +248,7 @@ class Trainer:
 
     def _keep(self) -> None:
         self.best_epoch = self.epoch
-        self._best = {k: v.detach().cpu().clone() for k, v in self.average.state_dict().items()}
+        self._best = copied(self.average)
 
     def best_weights(self) -> dict[str, Tensor]:
         """The averaged weights with the best validation figure."""
@@ -283,8 +272,6 @@ class Trainer:
     def save(self, path: Path) -> None:
         """Write the checkpoint, whole or not at all."""
         state = {
-            "version": __version__,
-            "request": json.dumps(_identity(self.request)),
             "network": self.network.state_dict(),
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -296,9 +283,7 @@ class Trainer:
             "seconds": self.seconds,
             "history": json.dumps(self.history),
         }
-        partial = path.with_suffix(".partial")
-        torch.save(state, partial)
-        os.replace(partial, path)
+        checkpoint.save(path, _identity(self.request), state)
 
     def load(self, path: Path) -> None:
         """Go on from a checkpoint of the same request.
@@ -306,15 +291,7 @@ class Trainer:
         Raises:
             BadInput: the checkpoint was made with other settings.
         """
-        state = torch.load(path, map_location=self.device, weights_only=True)
-        before, now = json.loads(state["request"]), _identity(self.request)
-        changed = [k for k in now if before.get(k) != now[k]]
-        if changed:
-            raise BadInput(
-                f"The checkpoint was made with {changed[0]} = {before.get(changed[0])}, not {now[changed[0]]}.",
-                "A resumed training keeps its settings.",
-                "Use the same settings, or another output folder.",
-            )
+        state = checkpoint.load(path, _identity(self.request), self.device)
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -327,21 +304,4 @@ class Trainer:
 
 def _identity(request: TrainRegistrationRequest) -> dict[str, Any]:
     """The settings that must not change between a checkpoint and its resumption."""
-    ignored = {"resume", "output", "device", "threads", "dataset", "describe"}
-    return {k: v for k, v in dataclasses.asdict(request).items() if k not in ignored}
-
-
-def _mean(values: list[float]) -> float:
-    """Mean of the defined values; a label absent from both says nothing."""
-    defined = [v for v in values if not math.isnan(v)]
-    return sum(defined) / len(defined) if defined else math.nan
-
-
-def _epoch_text(row: dict[str, float], epochs: int) -> str:
-    text = f"epoch {row['epoch']:.0f}/{epochs}  loss {row['loss']:.4f}"
-    if "validation_dice" in row:
-        dice = ", ".join(f"{k.removeprefix('dice_')} {v:.4f}" for k, v in row.items() if k.startswith("dice_"))
-        text += f"  validation Dice {row['validation_dice']:.4f} ({dice})"
-    elif "validation_loss" in row:
-        text += f"  validation loss {row['validation_loss']:.4f}"
-    return f"{text}  {row['seconds']:.0f} s"
+    return checkpoint.identity(request, "threads", "dataset")

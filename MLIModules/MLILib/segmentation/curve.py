@@ -1,8 +1,8 @@
-"""The learning curve of a training, as a table and as a picture."""
+"""The learning curve of a training: as a table, as a picture, and an epoch of it as a line."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .. import charts
@@ -49,3 +49,14 @@ def write_curve(
         dice_axis.set_ylabel("validation Dice")
         dice_axis.legend(loc="center right")
     charts.replace(figure, folder / "learning_curve.png")
+
+
+def epoch_text(row: Mapping[str, float], epochs: int) -> str:
+    """A row of the history as a line for the reader, of so many epochs in all."""
+    text = f"epoch {row['epoch']:.0f}/{epochs}  loss {row['loss']:.4f}"
+    if "validation_dice" in row:
+        dice = ", ".join(f"{k.removeprefix('dice_')} {v:.4f}" for k, v in row.items() if k.startswith("dice_"))
+        text += f"  validation Dice {row['validation_dice']:.4f} ({dice})"
+    elif "validation_loss" in row:
+        text += f"  validation loss {row['validation_loss']:.4f}"
+    return f"{text}  {row['seconds']:.0f} s"

@@ -9,7 +9,10 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Self
+
+import torch
 
 from ..errors import BadInput, OutOfMemory
 from . import networks
@@ -255,3 +258,8 @@ def _product(values: Sequence[int]) -> int:
 
 def _text(values: Any) -> str:
     return " x ".join(f"{v:g}" for v in values)
+
+
+def read_plan(path: Path) -> Plan:
+    """The plan that a checkpoint was made with: memory at hand may be another by now."""
+    return Plan.from_json(torch.load(path, map_location="cpu", weights_only=True)["plan"])

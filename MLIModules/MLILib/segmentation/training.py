@@ -6,7 +6,6 @@ warm-up and a cosine schedule, and an exponential moving average of the weights,
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import json
 import math
@@ -19,25 +18,25 @@ import numpy as np
 import torch
 from monai.inferers import SlidingWindowInferer
 
-from .. import __version__, bundle_parts, bundles, stop_file, weights
+from .. import bundle_parts, bundles, charts, checkpoint, stop_file, weights
+from ..descent import copied, descend, follow, learning_rate, set_rate
 from ..device import amp_dtype, resolve
 from ..errors import BadInput, MissingPackage
+from ..metrics import mean_of
 from ..progress import Progress
 from . import bundle_writer, sample_picture, training_memory, unlabelled
 from .augmentation import Sampler, preprocess
 from .batch_statistics import renew
-from .checkpoint import read_plan, require_same, write_state
-from .curve import write_curve
+from .curve import epoch_text, write_curve
 from .dataset import Dataset, Split, chosen_cases, fingerprint, read_dataset, require_usable, split_cases
 from .distributed import Team, device_of, team
 from .losses import SegmentationLoss, balanced_weights, l1_norm, mixup_share
-from .plan import Plan, make_plan
+from .plan import Plan, make_plan, read_plan
 from .shape_prior import ShapeAutoencoder, learn_shapes, oddity
 from .train_request import TrainSegmentationRequest
 
 #: Epochs between two validations (and checkpoints).
 VALIDATE_EVERY = 5
-_WARMUP_STEPS = 200
 _CLIP_NORM = 12.0
 #: Batches that the statistics of batch normalisation are measured on.
 _STATISTICS_BATCHES = 16
@@ -61,7 +60,7 @@ def run(request: TrainSegmentationRequest, progress: Progress) -> dict[str, Any]
     Raises:
         BadInput: a data set that cannot be used, or an output folder that already holds something.
     """
-    require_matplotlib()
+    charts.require_matplotlib()
     if request.ensemble:
         from .ensembles import train_members  # which calls this function again
 
@@ -84,7 +83,7 @@ def run(request: TrainSegmentationRequest, progress: Progress) -> dict[str, Any]
         torch.set_num_threads(request.threads)
 
     with team(device) as crew:
-        require_fresh(folder, state_file, request.resume)
+        checkpoint.require_fresh(folder, state_file, request.resume)
         crew.wait()  # the first process is about to make the folder
         resumed = request.resume and state_file.exists()
         plan = read_plan(state_file) if resumed else None
@@ -271,7 +270,7 @@ class Trainer:
                 if self.crew.leads:
                     self.save(state_file)
                     write_curve(self.history, self.labels, state_file.parent)
-                progress.message(_epoch_text(row, self.request.epochs))
+                progress.message(epoch_text(row, self.request.epochs))
         if self.epoch < self.request.epochs:
             why = self._ending or f"no better validation Dice for {self.request.patience} epochs"
             progress.message(f"Stopped after epoch {self.epoch}: {why}.")
@@ -350,8 +349,7 @@ class Trainer:
         request = self.request
         done = number / (self.steps_per_epoch * request.epochs)
         rate = learning_rate(number, self.steps_per_epoch * request.epochs, request.learning_rate)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        set_rate(self.optimizer, rate)
         images, labels = images.to(self.device), labels.to(self.device)
         others, share = None, 1.0
         if request.mixup and len(images) > 1:
@@ -380,17 +378,8 @@ class Trainer:
             loss = loss + request.l1 * l1_norm(self.network.parameters())
         if self.crew.any(not bool(torch.isfinite(loss)), self.device):
             raise _diverged(number, float(loss), logits[:n], names)
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
-        self.scaler.unscale_(self.optimizer)
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), _CLIP_NORM)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        decay = min(request.ema, (1 + number) / (10 + number))  # the average forgets the random start quickly
-        with torch.no_grad():
-            torch._foreach_lerp_(list(self.average.parameters()), list(self.network.parameters()), 1 - decay)
-            for mean, now in zip(self.average.buffers(), self.network.buffers(), strict=True):
-                mean.copy_(now)
+        descend(loss, self.network, self.optimizer, self.scaler, _CLIP_NORM)
+        follow(self.average, self.network, request.ema, number)
         return float(loss.detach())
 
     def _why_to_end(self, seconds: float) -> str:
@@ -424,8 +413,8 @@ class Trainer:
                 sample_picture.draw(image, label[0], found, path)
                 progress.samples(str(path))
         for i, name in enumerate(self.labels):
-            row[f"dice_{name}"] = _mean([s[i] for s in scores])
-        row["validation_dice"] = _mean([row[f"dice_{name}"] for name in self.labels])
+            row[f"dice_{name}"] = mean_of([s[i] for s in scores])
+        row["validation_dice"] = mean_of([row[f"dice_{name}"] for name in self.labels])
         if math.isnan(self.best_dice) or row["validation_dice"] > self.best_dice:
             self.best_dice = row["validation_dice"]
             self._keep()
@@ -449,7 +438,7 @@ class Trainer:
     def _keep(self) -> None:
         self.best_epoch = self.epoch
         self.has_best = True
-        self._best = {k: v.detach().cpu().clone() for k, v in self.average.state_dict().items()}
+        self._best = copied(self.average)
 
     def best_weights(self) -> dict[str, torch.Tensor]:
         """The averaged weights with the best validation Dice."""
@@ -474,11 +463,10 @@ class Trainer:
         Raises:
             BadInput: the disk is full.
         """
-        write_state(
+        checkpoint.save(
             path,
+            _identity(self.request),
             {
-                "version": __version__,
-                "request": json.dumps(_identity(self.request)),
                 "plan": self.plan.to_json(),
                 "network": self.network.state_dict(),
                 "average": self.average.state_dict(),
@@ -500,8 +488,7 @@ class Trainer:
         Raises:
             BadInput: the checkpoint was made with other settings.
         """
-        state = torch.load(path, map_location=self.device, weights_only=True)
-        require_same(json.loads(state["request"]), json.loads(json.dumps(_identity(self.request))))
+        state = checkpoint.load(path, _identity(self.request), self.device)
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -527,50 +514,9 @@ def _diverged(number: int, loss: float, logits: torch.Tensor, names: Sequence[st
     )
 
 
-def learning_rate(step: int, steps: int, peak: float) -> float:
-    """Linear warm-up, then half a cosine down to zero (Loshchilov 2017)."""
-    warmup = min(_WARMUP_STEPS, max(1, steps // 10))
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
-
-
 def _identity(request: TrainSegmentationRequest) -> dict[str, Any]:
     """The settings that must not change between a checkpoint and its resumption."""
-    ignored = {"resume", "output", "device", "threads", "dataset", "describe"}
-    return {k: v for k, v in dataclasses.asdict(request).items() if k not in ignored}
-
-
-def _mean(values: Sequence[float]) -> float:
-    """Mean of the defined values; a label absent from prediction and reference says nothing."""
-    defined = [v for v in values if not math.isnan(v)]
-    return sum(defined) / len(defined) if defined else math.nan
-
-
-def _epoch_text(row: dict[str, float], epochs: int) -> str:
-    text = f"epoch {row['epoch']:.0f}/{epochs}  loss {row['loss']:.4f}"
-    if "validation_dice" in row:
-        dice = ", ".join(f"{k.removeprefix('dice_')} {v:.4f}" for k, v in row.items() if k.startswith("dice_"))
-        text += f"  validation Dice {row['validation_dice']:.4f} ({dice})"
-    return f"{text}  {row['seconds']:.0f} s"
-
-
-def require_fresh(folder: Path, state_file: Path, resume: bool) -> None:
-    if not folder.exists() or not any(folder.iterdir()):
-        return
-    if resume and state_file.exists():
-        return
-    if resume:
-        raise BadInput(
-            f"{folder} holds no checkpoint to resume.",
-            "The training finished, or was never started there.",
-            "Leave out --resume and name a new folder.",
-        )
-    raise BadInput(
-        f"{folder} already holds files.",
-        "An earlier training wrote there." if state_file.exists() else "",
-        "Go on with --resume, or name another folder." if state_file.exists() else "Name another folder.",
-    )
+    return checkpoint.identity(request, "threads", "dataset")
 
 
 def require_einops(network: str) -> None:
@@ -578,12 +524,3 @@ def require_einops(network: str) -> None:
         raise MissingPackage(
             "The package einops is not installed.", "MONAI's SwinUNETR is made with it.", "Run: pip install einops"
         )
-
-
-def require_matplotlib() -> None:
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise MissingPackage(
-            "The package matplotlib is not installed.", "It draws the learning curve.", "Run: pip install matplotlib"
-        ) from error
