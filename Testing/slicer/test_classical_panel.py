@@ -30,14 +30,14 @@ def choose(widget, method):
     widget.ui.methodComboBox.setCurrentIndex(widget.ui.methodComboBox.findData(method))
 
 
-def draw(volume, strokes):
+def draw(volume, strokes, name="scribbles"):
     """Scribbles over a volume: a segment for each name, with the voxels that its mask says."""
-    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "scribbles")
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
     node.CreateDefaultDisplayNodes()
     node.SetReferenceImageGeometryParameterFromVolumeNode(volume)
     node.SetAndObserveTransformNodeID(volume.GetTransformNodeID())
-    for name, mask in strokes.items():
-        identifier = node.GetSegmentation().AddEmptySegment(name, name, (0.1, 0.8, 0.3))
+    for segment, mask in strokes.items():
+        identifier = node.GetSegmentation().AddEmptySegment(segment, segment, (0.1, 0.8, 0.3))
         slicer.util.updateSegmentBinaryLabelmapFromArray(mask.astype(np.uint8), node, identifier, volume)
     return node
 
@@ -125,10 +125,10 @@ class TestResults:
         volume, inside = body
         choose(widget, "graph-cut")
         widget._parameterNode.scribbles = draw(volume, strokes(inside))
-        widget._parameterNode.reference = draw(volume, {"tumour": inside})
-        standin.picture.grab(widget, pictures / "MLISegmentation_graph_cut.png", width=420)
+        widget._parameterNode.reference = draw(volume, {"tumour": inside}, "reference")
         clicks.apply(widget, standin, PATIENCE)
         assert not errors(standin)
+        standin.picture.grab(widget, pictures / "MLISegmentation_classical.png", width=420)
         result = widget._parameterNode.outputSegmentation
         segment = result.GetSegmentation().GetNthSegment(0)
         assert segment.GetName() == "tumour"
