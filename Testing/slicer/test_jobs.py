@@ -148,6 +148,7 @@ class TestSteps:
             runner.run(steps())
         assert "in steps" in caught.value.__notes__[0]
 
+    @pytest.mark.alone
     def test_the_event_loop_gets_its_turn_between_short_pieces(self, runner):
         def steps():
             for _ in range(100):

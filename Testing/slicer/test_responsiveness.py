@@ -25,6 +25,7 @@ def runner(standin):
     made.close()
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("slices", [60, pytest.param(600, marks=pytest.mark.slow)])
 def test_a_ct_never_holds_the_gui(runner, standin, slices, capsys):
     """512 x 512 voxels of int16 a slice go out, uint8 labels and a float32 uncertainty map come back."""

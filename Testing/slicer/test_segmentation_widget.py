@@ -203,6 +203,7 @@ class TestResult:
             "entropy": sitk.GetArrayFromImage(result.entropy),
         }
 
+    @pytest.mark.alone
     def test_the_second_apply_reuses_the_worker_and_never_holds_the_gui(self, widget, standin, capsys):
         add_volume(size=(96, 96, 96))
         apply(widget, standin)

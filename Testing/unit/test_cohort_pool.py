@@ -82,6 +82,7 @@ def test_who_asks_hears_which_job_begins(run: Run) -> None:
     assert all(name in so_far for name, so_far in told)
 
 
+@pytest.mark.alone
 def test_several_work_at_the_same_time(run: Run) -> None:
     started = time.monotonic()
     found = run({name: {"sleep": 1.0} for name in "abcd"}, workers=4)
