@@ -84,6 +84,11 @@ def device_setting() -> Any:
     )
 
 
+def trust_setting() -> Any:
+    """The setting "trust", the same in every task that opens models."""
+    return setting((), "sha256 of a bundle whose configuration may name any Python callable.", metavar="SHA256")
+
+
 def setting_of(request: type[Request], name: str) -> Any:
     """A field like one of another request, whose default and help are written there."""
     field = next(f for f in dataclasses.fields(request) if f.name == name)

@@ -21,7 +21,7 @@ from .fusion.requests import AtlasesCheckRequest, FuseRequest, TrainDeepStapleRe
 from .progress import Progress
 from .registration.requests import RegisterRequest, TemplateRequest, TrainRegistrationRequest
 from .segmentation.requests import CalibrateRequest, EvaluateRequest, SegmentRequest, TrainSegmentationRequest
-from .settings import Request, device_setting, setting
+from .settings import Request, device_setting, setting, setting_of, trust_setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ class ModelsInfoRequest(Request):
     runner: ClassVar[str] = "MLILib.catalogue:run_info"
     summary: ClassVar[str] = "a model's card"
 
-    model: str = setting(help="Name, folder or zip of a bundle.", kind="model", positional=True, metavar="MODEL")
+    model: str = setting_of(CalibrateRequest, "model")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,9 +58,7 @@ class ModelsImportRequest(Request):
     source: str = setting(help="Folder or zip of a MONAI bundle.", kind="input", positional=True, metavar="BUNDLE")
     name: str = setting("", "Name to import it under; by default the folder's.", metavar="NAME")
     replace: bool = setting(False, "Replace a model of yours with the same name.")
-    trust: tuple[str, ...] = setting(
-        (), "sha256 of a bundle whose configuration may name any Python callable.", metavar="SHA256"
-    )
+    trust: tuple[str, ...] = trust_setting()
 
 
 @dataclasses.dataclass(frozen=True)

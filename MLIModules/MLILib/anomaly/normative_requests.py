@@ -6,7 +6,9 @@ import dataclasses
 from typing import ClassVar
 
 from ..errors import BadInput
-from ..settings import Request, device_setting, setting
+from ..segmentation.requests import TrainSegmentationRequest
+from ..settings import Request, device_setting, setting, setting_of
+from .requests import AnomalyRequest
 
 #: What is done to an image's intensities before they are compared with other images'.
 NORMALISATIONS = ("none", "robust")
@@ -54,7 +56,7 @@ class TrainNormativeRequest(Request):
         minimum=1, maximum=31,
     )  # fmt: skip
     device: str = device_setting()
-    threads: int = setting(0, "CPU threads; 0 lets torch choose.", minimum=0, maximum=1024)
+    threads: int = setting_of(TrainSegmentationRequest, "threads")
 
     def check_task(self) -> None:
         _require_odd("patch", self.patch)
@@ -94,23 +96,16 @@ class NormativeRequest(Request):
     )
     output: str = setting("", "Map of z-scores to write.", short="o", kind="output_image", metavar="Z")
     labels: str = setting("", "Findings: regions beyond the threshold.", kind="output_image", metavar="OUT")
-    table: str = setting("", "Findings as a table.", kind="output", metavar="OUT.csv")
+    table: str = setting_of(AnomalyRequest, "table")
     mean: str = setting("", "Expected image of a normal subject.", kind="output_image", metavar="OUT")
     sd: str = setting("", "Standard deviation of normal subjects.", kind="output_image", metavar="OUT")
     report: str = setting("", "All figures as JSON.", kind="output", metavar="OUT.json")
     threshold: float = setting(3.0, "Absolute z-score of a finding's voxels.", minimum=0.1, maximum=100.0, metavar="Z")
     mask: str = setting("", "Where findings are looked for.", kind="input", metavar="MASK")
-    median: int = setting(
-        3, "Side of the median filter over the map before it is thresholded; 1: none.", unit="voxels",
-        minimum=1, maximum=15,
-    )  # fmt: skip
-    erode: float = setting(
-        0.0, "Rim of the foreground where nothing is found.", unit="mm", minimum=0.0, maximum=100.0, metavar="MM"
-    )
-    smallest: float = setting(0.01, "Smallest finding.", unit="ml", minimum=0.0, maximum=1e6, metavar="ML")
-    reference: str = setting(
-        "", "Known lesions on the image's grid: only to measure the map with.", kind="input", metavar="LESIONS"
-    )
+    median: int = setting_of(AnomalyRequest, "median")
+    erode: float = setting_of(AnomalyRequest, "erode")
+    smallest: float = setting_of(AnomalyRequest, "smallest")
+    reference: str = setting_of(AnomalyRequest, "reference")
 
     def check_task(self) -> None:
         if bool(self.image) == bool(self.values):

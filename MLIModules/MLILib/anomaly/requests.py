@@ -11,7 +11,8 @@ from typing import ClassVar
 
 from .. import files
 from ..errors import BadInput
-from ..settings import Request, device_setting, setting
+from ..segmentation.requests import TrainSegmentationRequest
+from ..settings import Request, device_setting, setting, setting_of, trust_setting
 
 MODELS = ("fanogan", "dcgan", "wgan", "ae", "adversarial-ae", "vae", "denoising-ae")
 PLANES = ("axial", "coronal", "sagittal", "patch", "patch-3")
@@ -51,7 +52,7 @@ class TrainAnomalyRequest(Request):
         positional=True,
         metavar="DATASET",
     )
-    output: str = setting(help="Folder of the bundle to write.", short="o", kind="output_folder", metavar="BUNDLE")
+    output: str = setting_of(TrainSegmentationRequest, "output")
     model: str = setting(
         "fanogan",
         "fanogan: WGAN with gradient penalty and an encoder (Schlegl 2019); wgan: without the encoder; dcgan (Radford "
@@ -125,8 +126,8 @@ class TrainAnomalyRequest(Request):
     )
     device: str = device_setting()
     seed: int = setting(0, "Seed of weights, order and codes.", minimum=0, maximum=2**31 - 1)
-    resume: bool = setting(False, "Go on from the last checkpoint in the output folder.")
-    threads: int = setting(0, "CPU threads; 0 lets torch choose.", minimum=0, maximum=1024)
+    resume: bool = setting_of(TrainSegmentationRequest, "resume")
+    threads: int = setting_of(TrainSegmentationRequest, "threads")
     describe: str = setting(
         "",
         "JSON file with what the model card should say: title, not_for, authors, data, licence, limits.",
@@ -221,10 +222,8 @@ class AnomalyRequest(Request):
     batch: int = setting(64, "Windows looked at together.", minimum=1, maximum=4096)
     device: str = device_setting()
     seed: int = setting(0, "Seed of AnoGAN's first codes.", minimum=0, maximum=2**31 - 1)
-    threads: int = setting(0, "CPU threads; 0 lets torch choose.", minimum=0, maximum=1024)
-    trust: tuple[str, ...] = setting(
-        (), "sha256 of a bundle whose configuration may name any Python callable.", metavar="SHA256"
-    )
+    threads: int = setting_of(TrainSegmentationRequest, "threads")
+    trust: tuple[str, ...] = trust_setting()
 
     def check_task(self) -> None:
         if not self.is_stack() and not self.outputs():

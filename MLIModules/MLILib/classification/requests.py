@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar
 
-from ..settings import Request, device_setting, setting
+from ..segmentation.requests import TrainSegmentationRequest
+from ..settings import Request, device_setting, setting, setting_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,7 +29,7 @@ class TrainClassificationRequest(Request):
         positional=True,
         metavar="DATASET.npz",
     )
-    output: str = setting(help="Folder of the bundle to write.", short="o", kind="output_folder", metavar="BUNDLE")
+    output: str = setting_of(TrainSegmentationRequest, "output")
     epochs: int = setting(20, "Passes over the training images.", minimum=1, maximum=100000)
     device: str = device_setting()
     seed: int = setting(0, "Seed of weights, order, split and augmentation.", minimum=0, maximum=2**31 - 1)
@@ -40,7 +41,7 @@ class TrainClassificationRequest(Request):
     )
     batch: int = setting(64, "Images a step.", minimum=2, maximum=4096)
     learning_rate: float = setting(0.002, "Peak learning rate (AdamW, cosine schedule).", minimum=1e-7, maximum=1.0)
-    threads: int = setting(0, "CPU threads; 0 lets torch choose.", minimum=0, maximum=1024)
+    threads: int = setting_of(TrainSegmentationRequest, "threads")
     shuffle: bool = setting(
         False,
         "Train on labels shuffled among the images, without augmentation: the untaught model of mli explain-check.",

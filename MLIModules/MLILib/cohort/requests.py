@@ -6,32 +6,11 @@ import dataclasses
 from typing import ClassVar
 
 from ..errors import BadInput
-from ..segmentation.requests import EvaluateRequest, SegmentRequest
-from ..settings import Request, setting, setting_of
+from ..segmentation.requests import EvaluateRequest, SegmentRequest, TrainSegmentationRequest
+from ..settings import Request, device_setting, setting, setting_of, trust_setting
 
 #: What label maps of a cohort are written as; the last keeps names and colours.
 ENDINGS = (".nii.gz", ".nrrd", ".seg.nrrd")
-
-
-def _workers() -> int:
-    found: int = setting(
-        1,
-        "Processes that segment at the same time on this computer; each holds the model.",
-        minimum=1,
-        maximum=256,
-        metavar="N",
-    )
-    return found
-
-
-def _scheduler() -> str:
-    found: str = setting(
-        "",
-        "Address of a Dask scheduler (tcp://host:8786) whose workers segment in place of this computer; they need MLI "
-        "and the same file names.",
-        metavar="ADDRESS",
-    )
-    return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,18 +37,29 @@ class BatchSegmentRequest(Request):
         metavar="OUT",
     )
     ending: str = setting(".nii.gz", "What label maps are written as.", choices=ENDINGS)
-    workers: int = _workers()
-    scheduler: str = _scheduler()
+    workers: int = setting(
+        1,
+        "Processes that segment at the same time on this computer; each holds the model.",
+        minimum=1,
+        maximum=256,
+        metavar="N",
+    )
+    scheduler: str = setting(
+        "",
+        "Address of a Dask scheduler (tcp://host:8786) whose workers segment in place of this computer; they need MLI "
+        "and the same file names.",
+        metavar="ADDRESS",
+    )
     overwrite: bool = setting(
         False, "Make label maps again that lie there already, but were made of other images, models or settings."
     )
-    device: str = setting_of(SegmentRequest, "device")
+    device: str = device_setting()
     tta: bool = setting_of(SegmentRequest, "tta")
     ensemble: str = setting_of(SegmentRequest, "ensemble")
     keep_largest: bool = setting_of(SegmentRequest, "keep_largest")
     tile: tuple[int, ...] = setting_of(SegmentRequest, "tile")
     overlap: float = setting_of(SegmentRequest, "overlap")
-    trust: tuple[str, ...] = setting_of(SegmentRequest, "trust")
+    trust: tuple[str, ...] = trust_setting()
 
     def check_task(self) -> None:
         _require_one_place(self.workers, self.scheduler)
@@ -84,7 +74,7 @@ class CompareRequest(Request):
     runner: ClassVar[str] = "MLILib.cohort.comparison"
     summary: ClassVar[str] = "several methods on the same cases, with paired tests"
 
-    dataset: str = setting(help="Decathlon-format dataset.json.", kind="input", positional=True, metavar="DATASET.json")
+    dataset: str = setting_of(TrainSegmentationRequest, "dataset")
     output: str = setting(
         help="Report to write, .html; all figures go beside it as .csv and .json.",
         short="o",
@@ -105,7 +95,7 @@ class CompareRequest(Request):
         minimum=-1,
         maximum=99,
     )
-    folds: int = setting(5, "Number of folds the cases are split into.", minimum=2, maximum=100)
+    folds: int = setting_of(TrainSegmentationRequest, "folds")
     split_seed: int = setting(0, "Seed of that split: the training's.", minimum=0, maximum=2**31 - 1)
     keep: str = setting(
         "",
@@ -113,12 +103,12 @@ class CompareRequest(Request):
         kind="output_folder",
         metavar="FOLDER",
     )
-    workers: int = _workers()
-    scheduler: str = _scheduler()
+    workers: int = setting_of(BatchSegmentRequest, "workers")
+    scheduler: str = setting_of(BatchSegmentRequest, "scheduler")
     tolerance: float = setting_of(EvaluateRequest, "tolerance")
-    device: str = setting_of(SegmentRequest, "device")
+    device: str = device_setting()
     tta: bool = setting_of(SegmentRequest, "tta")
-    trust: tuple[str, ...] = setting_of(SegmentRequest, "trust")
+    trust: tuple[str, ...] = trust_setting()
 
     def check_task(self) -> None:
         _require_one_place(self.workers, self.scheduler)

@@ -6,91 +6,17 @@ The methods stand in words in :mod:`.methods`, the targets that a model offers i
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from ..errors import BadInput
-from ..settings import Request, device_setting, setting
+from ..segmentation.requests import CalibrateRequest, SegmentRequest
+from ..settings import Request, device_setting, setting, setting_of, trust_setting
 from .methods import CHECKED, CHECKED_BY_DEFAULT, METHODS
 
 #: What stands for an image, or a part of it, that says nothing.
 BASELINES = ("blur", "zero", "minimum", "mean")
 PRIORS = ("total variation", "deep image prior")
 ATTACKS = ("fgsm", "pgd")
-
-
-def _images() -> Any:
-    return setting(
-        help="Input image; several for a model with several channels, in its order. A model of planes takes a volume "
-        "of one slice, or the slice that --point lies in.",
-        kind="input_image",
-        positional=True,
-        metavar="IMAGE",
-    )
-
-
-def _model() -> Any:
-    return setting(
-        help="Model: a shipped or imported bundle's name, or a bundle's folder or zip.",
-        short="m",
-        kind="model",
-        metavar="MODEL",
-    )
-
-
-def _target() -> Any:
-    return setting(
-        "",
-        "What is explained: a label or class, by name or number, or a regression's output, by number. By default what "
-        "the model predicts: its class, the label at --point, or else its largest label.",
-        metavar="LABEL",
-    )
-
-
-def _point() -> Any:
-    return setting(
-        "", "Explain the label at this one point, in patient coordinates.", unit="mm", metavar="R,A,S"
-    )  # fmt: skip
-
-
-def _region() -> Any:
-    return setting(
-        "",
-        "Mask image: explain the label summed over it, instead of over the region that the model predicts.",
-        kind="input_image",
-        metavar="MASK",
-    )
-
-
-def _layer() -> Any:
-    return setting(
-        "",
-        "Layer that the method looks at, see mli explain-layers; by default the last of those with the coarsest grid.",
-        metavar="NAME",
-    )
-
-
-def _baseline() -> Any:
-    return setting(
-        "blur",
-        "What stands for nothing, after the model's preprocessing: the image blurred, 0, the lowest intensity, or each "
-        "channel's mean. A constant image is no start for a network that normalises over the image (instance norm).",
-        choices=BASELINES,
-    )
-
-
-def _crop() -> Any:
-    return setting(
-        (),
-        "Size of the window that goes through the network, along the model's x, y and z; by default the model's own.",
-        unit="voxels",
-        minimum=1,
-        maximum=4096,
-        metavar="N",
-    )
-
-
-def _trust() -> Any:
-    return setting((), "sha256 of a bundle whose configuration may name any Python callable.", metavar="SHA256")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -115,8 +41,19 @@ class ExplainRequest(Request):
     runner: ClassVar[str] = "MLILib.explanation.task"
     summary: ClassVar[str] = "why a model says what it says"
 
-    images: tuple[str, ...] = _images()
-    model: str = _model()
+    images: tuple[str, ...] = setting(
+        help="Input image; several for a model with several channels, in its order. A model of planes takes a volume "
+        "of one slice, or the slice that --point lies in.",
+        kind="input_image",
+        positional=True,
+        metavar="IMAGE",
+    )
+    model: str = setting(
+        help="Model: a shipped or imported bundle's name, or a bundle's folder or zip.",
+        short="m",
+        kind="model",
+        metavar="MODEL",
+    )
     output: str = setting(
         help="Map to write, on the image's grid: .nii.gz, .nii, .nrrd or .mha.",
         short="o",
@@ -124,13 +61,32 @@ class ExplainRequest(Request):
         metavar="MAP",
     )
     method: str = setting("integrated-gradients", "How it is explained.", choices=tuple(METHODS))
-    target: str = _target()
-    point: str = _point()
-    region: str = _region()
-    layer: str = _layer()
+    target: str = setting(
+        "",
+        "What is explained: a label or class, by name or number, or a regression's output, by number. By default what "
+        "the model predicts: its class, the label at --point, or else its largest label.",
+        metavar="LABEL",
+    )
+    point: str = setting("", "Explain the label at this one point, in patient coordinates.", unit="mm", metavar="R,A,S")
+    region: str = setting(
+        "",
+        "Mask image: explain the label summed over it, instead of over the region that the model predicts.",
+        kind="input_image",
+        metavar="MASK",
+    )
+    layer: str = setting(
+        "",
+        "Layer that the method looks at, see mli explain-layers; by default the last of those with the coarsest grid.",
+        metavar="NAME",
+    )
     report: str = setting("", "Write the result as JSON, too.", kind="output", metavar="OUT.json")
     device: str = device_setting()
-    baseline: str = _baseline()
+    baseline: str = setting(
+        "blur",
+        "What stands for nothing, after the model's preprocessing: the image blurred, 0, the lowest intensity, or each "
+        "channel's mean. A constant image is no start for a network that normalises over the image (instance norm).",
+        choices=BASELINES,
+    )
     blur: float = setting(
         4.0, "Standard deviation of the blurred baseline.", unit="voxels", minimum=0.1, maximum=100.0
     )  # fmt: skip
@@ -172,10 +128,17 @@ class ExplainRequest(Request):
         maximum=1.0,
     )
     field: bool = setting(True, "With --point: find the boxes of the image that the point's label can see, and does.")
-    crop: tuple[int, ...] = _crop()
+    crop: tuple[int, ...] = setting(
+        (),
+        "Size of the window that goes through the network, along the model's x, y and z; by default the model's own.",
+        unit="voxels",
+        minimum=1,
+        maximum=4096,
+        metavar="N",
+    )
     seed: int = setting(0, "Seed of noise and of starts.", minimum=0, maximum=2**31 - 1)
-    compress: bool = setting(True, "Compress .nrrd and .mha outputs: smaller, but slower to write and to read.")
-    trust: tuple[str, ...] = _trust()
+    compress: bool = setting_of(SegmentRequest, "compress")
+    trust: tuple[str, ...] = trust_setting()
 
     def check_task(self) -> None:
         self.require_distinct()
@@ -220,10 +183,10 @@ class ExplainLayersRequest(Request):
     runner: ClassVar[str] = "MLILib.explanation.layer_table"
     summary: ClassVar[str] = "a model's layers, with sizes and receptive fields"
 
-    model: str = setting(help="Name, folder or zip of a bundle.", kind="model", positional=True, metavar="MODEL")
-    crop: tuple[int, ...] = _crop()
+    model: str = setting_of(CalibrateRequest, "model")
+    crop: tuple[int, ...] = setting_of(ExplainRequest, "crop")
     field: bool = setting(True, "Find each layer's receptive field; takes a second or more for a deep network.")
-    trust: tuple[str, ...] = _trust()
+    trust: tuple[str, ...] = trust_setting()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -255,13 +218,13 @@ class ExplainCheckRequest(Request):
         positional=True,
         metavar="IMAGE",
     )
-    model: str = _model()
+    model: str = setting_of(ExplainRequest, "model")
     methods: tuple[str, ...] = setting(
         CHECKED_BY_DEFAULT, "Methods to test.", choices=CHECKED, metavar="METHOD"
     )  # fmt: skip
-    target: str = _target()
-    point: str = _point()
-    layer: str = _layer()
+    target: str = setting_of(ExplainRequest, "target")
+    point: str = setting_of(ExplainRequest, "point")
+    layer: str = setting_of(ExplainRequest, "layer")
     untaught: str = setting(
         "",
         "The same model trained on random labels (mli train classification --shuffle): explanations that it shares "
@@ -274,7 +237,7 @@ class ExplainCheckRequest(Request):
         short="o", kind="output", metavar="OUT.json",
     )  # fmt: skip
     device: str = device_setting()
-    baseline: str = _baseline()
+    baseline: str = setting_of(ExplainRequest, "baseline")
     draws: int = setting(2, "How often the weights are drawn anew.", minimum=1, maximum=100)
     steps: int = setting(
         20, "Steps of integrated gradients and copies of SmoothGrad, in the maps that are compared.",
@@ -292,9 +255,9 @@ class ExplainCheckRequest(Request):
         minimum=1e-6, maximum=1.0,
     )  # fmt: skip
     noise_draws: int = setting(3, "Noisy images of the sensitivity; 0 leaves it out.", minimum=0, maximum=1000)
-    crop: tuple[int, ...] = _crop()
+    crop: tuple[int, ...] = setting_of(ExplainRequest, "crop")
     seed: int = setting(0, "Seed of weights, noise and controls.", minimum=0, maximum=2**31 - 1)
-    trust: tuple[str, ...] = _trust()
+    trust: tuple[str, ...] = trust_setting()
 
     def check_task(self) -> None:
         self.require_distinct()
@@ -320,8 +283,8 @@ class AttackRequest(Request):
     runner: ClassVar[str] = "MLILib.explanation.attack_task"
     summary: ClassVar[str] = "how little change makes a model err"
 
-    images: tuple[str, ...] = _images()
-    model: str = _model()
+    images: tuple[str, ...] = setting_of(ExplainRequest, "images")
+    model: str = setting_of(ExplainRequest, "model")
     epsilon: float = setting(
         help="Largest change of a voxel, in the image's intensity units; 0 changes nothing.",
         short="e",
@@ -368,10 +331,10 @@ class AttackRequest(Request):
         metavar="R,A,S",
     )
     device: str = device_setting()
-    crop: tuple[int, ...] = _crop()
+    crop: tuple[int, ...] = setting_of(ExplainRequest, "crop")
     seed: int = setting(0, "Seed of PGD's start.", minimum=0, maximum=2**31 - 1)
-    compress: bool = setting(True, "Compress .nrrd and .mha outputs: smaller, but slower to write and to read.")
-    trust: tuple[str, ...] = _trust()
+    compress: bool = setting_of(SegmentRequest, "compress")
+    trust: tuple[str, ...] = trust_setting()
 
     def check_task(self) -> None:
         self.require_distinct()

@@ -6,11 +6,14 @@ import dataclasses
 from typing import ClassVar
 
 from ..errors import BadInput
-from ..settings import Request, device_setting, setting
+from ..registration.requests import TrainRegistrationRequest
+from ..segmentation.requests import TrainSegmentationRequest
+from ..settings import Request, device_setting, setting, setting_of, trust_setting
 from .methods import METHODS
 
 REGIONS = ("union", "image")
 BORDERS = ("smooth", "nearest")
+_ATLASES = "Atlas set: a folder of images and label maps, or a Decathlon-format dataset.json."
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,9 +28,7 @@ class FuseRequest(Request):
     target: str = setting(
         "", "Image to segment with atlases; not needed with --labels.", kind="input_image", positional=True
     )
-    atlases: str = setting(
-        "", "Atlas set: a folder of images and label maps, or a Decathlon-format dataset.json.", kind="input"
-    )
+    atlases: str = setting("", _ATLASES, kind="input")
     labels: tuple[str, ...] = setting(
         (),
         "Label maps of raters on one grid, in place of atlases: nothing is registered.",
@@ -108,9 +109,7 @@ class FuseRequest(Request):
     )
     device: str = device_setting()
     seed: int = setting(0, "Seed of registration and training.", minimum=0, maximum=2**31 - 1)
-    trust: tuple[str, ...] = setting(
-        (), "sha256 of a bundle whose configuration may name any Python callable.", metavar="SHA256"
-    )
+    trust: tuple[str, ...] = trust_setting()
 
     def check_task(self) -> None:
         if bool(self.labels) == bool(self.atlases):
@@ -144,7 +143,7 @@ class AtlasesCheckRequest(Request):
     summary: ClassVar[str] = "is this atlas set sound?"
 
     atlases: str = setting(
-        help="Atlas set: a folder of images and label maps, or a Decathlon-format dataset.json.",
+        help=_ATLASES,
         kind="input",
         positional=True,
         metavar="FOLDER|DATASET.json",
@@ -167,13 +166,9 @@ class TrainDeepStapleRequest(Request):
         positional=True,
         metavar="FOLDER|DATASET.json",
     )
-    atlases: str = setting(
-        help="Atlas set: a folder of images and label maps, or a Decathlon-format dataset.json.", kind="input"
-    )
-    output: str = setting(help="Folder of the bundle to write.", short="o", kind="output_folder", metavar="BUNDLE")
-    registration: str = setting(
-        "deformable", "How atlases are registered: a preset's name, or a registration model's.", metavar="PRESET|MODEL"
-    )
+    atlases: str = setting(help=_ATLASES, kind="input")
+    output: str = setting_of(TrainSegmentationRequest, "output")
+    registration: str = setting_of(FuseRequest, "registration")
     network: str = setting(
         "lraspp3d",
         "lraspp2d: LR-ASPP MobileNetV3 on slices; lraspp3d: its counterpart for volumes; unet: the segmentation "
@@ -208,17 +203,10 @@ class TrainDeepStapleRequest(Request):
     )  # fmt: skip
     folds: int = setting(5, "Number of folds the targets are split into.", minimum=2, maximum=100)
     device: str = device_setting()
-    seed: int = setting(0, "Seed of weights, order and augmentation.", minimum=0, maximum=2**31 - 1)
-    resume: bool = setting(False, "Go on from the last checkpoint in the output folder.")
-    cache: str = setting(
-        "", "Folder of registered atlases that are used again; by default in the user's cache.", metavar="FOLDER"
-    )
+    seed: int = setting_of(TrainSegmentationRequest, "seed")
+    resume: bool = setting_of(TrainSegmentationRequest, "resume")
+    cache: str = setting_of(FuseRequest, "cache")
     trust: tuple[str, ...] = setting(
         (), "sha256 of a registration model whose configuration may name any Python callable.", metavar="SHA256"
     )
-    describe: str = setting(
-        "",
-        "JSON file with what the model card should say: title, authors, data, licence, limits.",
-        kind="input",
-        metavar="FILE.json",
-    )
+    describe: str = setting_of(TrainRegistrationRequest, "describe")

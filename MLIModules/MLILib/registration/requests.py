@@ -6,7 +6,8 @@ import dataclasses
 from typing import ClassVar
 
 from ..errors import BadInput
-from ..settings import Request, device_setting, setting
+from ..segmentation.requests import TrainSegmentationRequest
+from ..settings import Request, device_setting, setting, setting_of, trust_setting
 from .presets import PRESETS
 
 STAGES = ("rigid", "similarity", "affine", "deformable")
@@ -106,9 +107,7 @@ class RegisterRequest(Request):
     )
     device: str = device_setting()
     seed: int = setting(0, "Seed of the voxels that --sampling draws.", minimum=0, maximum=2**31 - 1)
-    trust: tuple[str, ...] = setting(
-        (), "sha256 of a bundle whose configuration may name any Python callable.", metavar="SHA256"
-    )
+    trust: tuple[str, ...] = trust_setting()
 
     def check_task(self) -> None:
         stages = self.stage_list()
@@ -198,8 +197,8 @@ class TrainRegistrationRequest(Request):
     runner: ClassVar[str] = "MLILib.registration.training"
     summary: ClassVar[str] = "train a registration model on your own cases"
 
-    dataset: str = setting(help="Decathlon-format dataset.json.", kind="input", positional=True, metavar="DATASET.json")
-    output: str = setting(help="Folder of the bundle to write.", short="o", kind="output_folder", metavar="BUNDLE")
+    dataset: str = setting_of(TrainSegmentationRequest, "dataset")
+    output: str = setting_of(TrainSegmentationRequest, "output")
     labels: bool = setting(False, "Learn from the cases' labels, too; they are not needed to use the model.")
     network: str = setting(
         "cascade",
@@ -212,10 +211,8 @@ class TrainRegistrationRequest(Request):
         "Segmentation model of the same labels that looks again where the istn marked structures; used as it is.",
         metavar="MODEL",
     )
-    fold: int = setting(
-        0, "Fold kept aside to measure the final model on; -1 trains on every case.", minimum=-1, maximum=99
-    )
-    folds: int = setting(5, "Number of folds the cases are split into.", minimum=2, maximum=100)
+    fold: int = setting_of(TrainSegmentationRequest, "fold")
+    folds: int = setting_of(TrainSegmentationRequest, "folds")
     epochs: int = setting(100, "Passes in which every case is fixed image once.", minimum=1, maximum=100000)
     similarity: str = setting(
         "lncc",
@@ -227,10 +224,10 @@ class TrainRegistrationRequest(Request):
     batch: int = setting(2, "Pairs a step.", minimum=1, maximum=512)
     learning_rate: float = setting(0.0005, "Peak learning rate (AdamW, cosine schedule).", minimum=1e-7, maximum=1.0)
     device: str = device_setting()
-    seed: int = setting(0, "Seed of weights, order and augmentation.", minimum=0, maximum=2**31 - 1)
-    resume: bool = setting(False, "Go on from the last checkpoint in the output folder.")
-    amp: bool = setting(True, "Mixed precision where it pays: float16 on GPU, bfloat16 on CPUs that have it.")
-    threads: int = setting(0, "CPU threads; 0 lets torch choose.", minimum=0, maximum=1024)
+    seed: int = setting_of(TrainSegmentationRequest, "seed")
+    resume: bool = setting_of(TrainSegmentationRequest, "resume")
+    amp: bool = setting_of(TrainSegmentationRequest, "amp")
+    threads: int = setting_of(TrainSegmentationRequest, "threads")
     describe: str = setting(
         "",
         "JSON file with what the model card should say: title, authors, data, licence, limits.",

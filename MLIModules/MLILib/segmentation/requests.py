@@ -6,7 +6,7 @@ import dataclasses
 from typing import ClassVar
 
 from ..errors import BadInput
-from ..settings import Request, device_setting, setting
+from ..settings import Request, device_setting, setting, trust_setting
 from .train_request import TrainSegmentationRequest as TrainSegmentationRequest
 
 
@@ -76,9 +76,7 @@ class SegmentRequest(Request):
     overlap: float = setting(0.5, "Overlap of neighbouring windows, a fraction.", minimum=0.0, maximum=0.9)
     seed: int = setting(0, "Seed of Monte-Carlo dropout.", minimum=0, maximum=2**31 - 1)
     compress: bool = setting(True, "Compress .nrrd and .mha outputs: smaller, but slower to write and to read.")
-    trust: tuple[str, ...] = setting(
-        (), "sha256 of a bundle whose configuration may name any Python callable.", metavar="SHA256"
-    )
+    trust: tuple[str, ...] = trust_setting()
 
     def check_task(self) -> None:
         self.require_distinct()
@@ -148,6 +146,4 @@ class CalibrateRequest(Request):
         metavar="MM",
     )  # fmt: skip
     device: str = device_setting()
-    trust: tuple[str, ...] = setting(
-        (), "sha256 of a bundle whose configuration may name any Python callable.", metavar="SHA256"
-    )
+    trust: tuple[str, ...] = trust_setting()
