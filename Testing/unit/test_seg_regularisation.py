@@ -275,6 +275,18 @@ class TestShapePrior:
         odd = [float(oddity(autoencoder, 10.0 * torch.cat([1 - s, s], dim=1).float())) for s in (disc, board)]
         assert odd[0] < 0.5 * odd[1]
 
+    def test_what_it_restores_has_a_tenth_of_its_voxels_exchanged(self) -> None:
+        """Drawn evenly from two classes, half of the exchanged tenth stays as it was: a share of 0.05 differs."""
+        autoencoder = ShapeAutoencoder(2, 2)
+        seen: list[torch.Tensor] = []
+        autoencoder.register_forward_pre_hook(lambda _module, args: seen.append(args[0].argmax(dim=1)))
+        labels = torch.zeros(4, 1, 48, 48, dtype=torch.long)
+        labels[..., 12:36, 12:36] = 1
+        learn_shapes(autoencoder, lambda _step: labels, 2, 0)
+        exchanged = torch.stack([(noisy != labels[:, 0]).float().mean() for noisy in seen])
+        assert exchanged.numpy() == pytest.approx(0.05, abs=0.01)
+        assert not torch.equal(seen[0], seen[1])
+
     def test_it_is_added_to_the_loss_with_its_weight(self, data: Path) -> None:
         made = trainer(data, shape_prior=2.0)
         made._shapes = ShapeAutoencoder(2, 3).requires_grad_(False)
