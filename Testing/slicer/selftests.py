@@ -1,8 +1,14 @@
-"""Runs a self-test of a module's file in a process of its own, as Slicer does with --no-main-window."""
+"""Runs the self-tests of a module's file as Slicer does: by the button "Reload and Test", and with --no-main-window.
+
+Each way takes one run a module, in which every test notes what became of it, for the tests that ask.
+"""
 
 import contextlib
+import functools
+import json
 import subprocess
 import sys
+import traceback
 import unittest
 from pathlib import Path
 
@@ -11,33 +17,42 @@ import slicer
 from clicks import forget_own_views
 
 ROOT = Path(__file__).resolve().parents[2]
+PASSED = "passed"
+SKIPPED = "skipped: "
 
 _SCRIPT = """
-import sys, unittest
+import json, sys, unittest
 sys.path[:0] = [{modules!r}, {testing!r}]
 import slicer_standin
 slicer_standin.install(main_window=False)
 import slicer
 assert slicer.app.layoutManager() is None
 _, widget = slicer_standin.load_module({module!r})
-result = unittest.TestResult()
-getattr(sys.modules[{name!r}], {name!r} + "Test")({test!r}).run(result)
-slicer_standin.check_slots()
-for _, report in result.failures + result.errors:
-    print(report)
-print("skipped: " + result.skipped[0][1] if result.skipped else "ran")
+outcomes = {{}}
+for test in {tests!r}:
+    result = unittest.TestResult()
+    getattr(sys.modules[{name!r}], {name!r} + "Test")(test).run(result)
+    slicer_standin.check_slots()
+    reports = [report for _, report in result.failures + result.errors]
+    skipped = [{skipped!r} + reason for _, reason in result.skipped]
+    outcomes[test] = "\\n".join(reports or skipped or [{passed!r}])
+print(json.dumps(outcomes))
 from MLISlicerLib import jobs
 jobs.shared_runner().close()
-sys.exit(0 if result.wasSuccessful() else 1)
 """
 
 
-def tell(result):
-    """Fail or skip as the self-test did."""
-    for _, report in result.failures + result.errors:
-        pytest.fail(report)
-    if result.skipped:
-        pytest.skip(result.skipped[0][1])
+def file_of(name):
+    """The file of a module, such as "Segmentation"."""
+    return ROOT / "MLIModules" / name / f"MLI{name}.py"
+
+
+def tell(outcome):
+    """Fail or skip as a self-test did."""
+    if outcome.startswith(SKIPPED):
+        pytest.skip(outcome.removeprefix(SKIPPED))
+    if outcome != PASSED:
+        pytest.fail(outcome)
 
 
 @contextlib.contextmanager
@@ -52,28 +67,58 @@ def loaded(standin, module):
         slicer.mrmlScene.Clear()
 
 
-def with_a_main_window(standin, module, test):
-    """Run one test of the module's test class in this process; skips as it does."""
+def press_the_button(standin, module):
+    """Run all tests of a module in one call, as the button "Reload and Test" does, with a main window.
+
+    Tests that this did not reach, since one before them failed or was skipped, are then run one by one.
+
+    Returns:
+        What became of the button's run as a whole, the names of the tests that it reached, and what became of each
+        test: "passed", "skipped: " with the reason, or the report of its failure.
+    """
     with loaded(standin, module) as code:
-        result = unittest.TestResult()
-        getattr(code, f"{module.stem}Test")(test).run(result)
+        test_class = getattr(code, f"{module.stem}Test")
+        names = [name for name in dir(test_class) if name.startswith("test_")]
+        outcomes = {}
+        for name in names:
+            setattr(test_class, name, _noting(getattr(test_class, name), outcomes))
+        whole = PASSED
+        try:
+            skipped = standin.run_self_test(module.stem).skipped
+            whole = SKIPPED + skipped[0][1] if skipped else PASSED
+        except AssertionError as error:
+            whole = str(error)
+        reached = list(outcomes)
+        for name in set(names) - set(reached):
+            test_class(name).run(unittest.TestResult())
         standin.check_slots()
-        tell(result)
+        return whole, reached, outcomes
 
 
-def as_the_button_runs_it(standin, module):
-    """Run all tests of a module in one call, as the button "Reload and Test" does."""
-    with loaded(standin, module):
-        standin.run_self_test(module.stem)
+def _noting(test, outcomes):
+    """The test, which also notes what becomes of it."""
+
+    @functools.wraps(test)
+    def noting(self):
+        try:
+            test(self)
+        except unittest.SkipTest as skip:
+            outcomes[test.__name__] = f"{SKIPPED}{skip}"
+            raise
+        except BaseException:
+            outcomes[test.__name__] = traceback.format_exc()
+            raise
+        outcomes[test.__name__] = PASSED
+
+    return noting
 
 
-def without_a_main_window(module, test):
-    """Run one test of the module's test class without a main window; skips as it does."""
-    modules, testing = str(ROOT / "MLIModules"), str(ROOT / "Testing")
-    code = _SCRIPT.format(modules=modules, testing=testing, module=str(module), name=module.stem, test=test)
+def without_a_main_window(module, tests):
+    """Run tests of a module one by one in a process that has no main window; what became of each, by name."""
+    code = _SCRIPT.format(
+        modules=str(ROOT / "MLIModules"), testing=str(ROOT / "Testing"), module=str(module), name=module.stem,
+        tests=list(tests), passed=PASSED, skipped=SKIPPED,
+    )  # fmt: skip
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
-    last = done.stdout.strip().splitlines()[-1]
-    if last.startswith("skipped: "):
-        pytest.skip(last.removeprefix("skipped: "))
-    assert last == "ran"
+    return json.loads(done.stdout.strip().splitlines()[-1])
