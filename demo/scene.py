@@ -13,7 +13,7 @@ from typing import Any
 import slicer
 
 from MLILib.errors import MLIError
-from MLISlicerLib import nodes
+from MLISlicerLib import charts, nodes
 
 #: What a scene is counted by after it was opened again.
 COUNTED = ("vtkMRMLScalarVolumeNode", "vtkMRMLSegmentationNode", "vtkMRMLTableNode", "vtkMRMLTextNode")
@@ -62,7 +62,7 @@ class Core:
     def add_table(self, name: str, columns: Mapping[str, Sequence[str] | Sequence[float]]) -> Any:
         """A table node with these columns."""
         node = self.scene.AddNewNodeByClass("vtkMRMLTableNode", name)
-        nodes.fill_table(node, columns)
+        charts.fill_table(node, columns)
         return node
 
     def add_text(self, name: str, text: str) -> Any:

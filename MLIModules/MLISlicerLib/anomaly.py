@@ -19,7 +19,7 @@ from vtk.util import numpy_support
 
 from MLILib.errors import BadInput, MLIError
 
-from . import display, nodes
+from . import charts, display, nodes
 from .jobs import Call, JobFolder, Steps
 from .nodes import node_or_new
 from .transfer import discard, read_nrrd
@@ -159,16 +159,16 @@ def _show(inputs: Inputs, details: dict[str, Any], read: Mapping[str, nodes.Scal
         reconstruction=again,
         table=node("table", "Table", _("{name} list of findings")),
         slices=node("slices", "Table", _("{name} slice scores")),
-        chart=nodes.chart_or_new(held.get("chart"), _("{name} slice plot").format(name=name)),
+        chart=charts.chart_or_new(held.get("chart"), _("{name} slice plot").format(name=name)),
         record=node("record", "Text", _("{name} run record")),
         details=details,
     )
-    nodes.fill_table(result.table, table(details))
+    charts.fill_table(result.table, table(details))
     nodes.fill_text(result.record, record)
     _plot_slices(result, details)
     if details.get("evaluation"):
         result.measured = node("measured", "Table", _("{name} agreement with the lesions"))
-        nodes.fill_table(result.measured, measured(details["evaluation"]))
+        charts.fill_table(result.measured, measured(details["evaluation"]))
     nodes.file_results_beside(result, volume)
     display.show_over(volume, shown)
     return result
@@ -210,11 +210,11 @@ def _plot_slices(result: Result, details: Mapping[str, Any]) -> None:
     limit = details.get("slice_threshold")
     if limit is not None:
         columns[_("Threshold")] = [float(limit)] * len(scores)
-    nodes.fill_table(result.slices, columns)
+    charts.fill_table(result.slices, columns)
     series = {name: node_or_new(None, "vtkMRMLPlotSeriesNode", name) for name in columns if name != number}
     plane = str(details.get("plane") or "")
     title = _("Score of each slice, {plane}").format(plane=plane) if plane else _("Score of each slice")
-    nodes.fill_line_plot(result.chart, result.slices, series, x=number, title=title, y_title=score)
+    charts.fill_line_plot(result.chart, result.slices, series, x=number, title=title, y_title=score)
 
 
 def measured(evaluation: Mapping[str, Any]) -> dict[str, list[str]]:

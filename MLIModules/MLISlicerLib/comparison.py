@@ -12,7 +12,7 @@ from slicer.i18n import tr as _
 
 from MLILib.errors import BadInput
 
-from . import nodes
+from . import charts, nodes
 from .jobs import Call, Steps
 from .nodes import node_or_new
 from .transfer import Grid
@@ -117,9 +117,9 @@ def show(
     for key, heading in _METRICS.items():
         columns[heading] = [_number(metrics[row].get(key)) for row in rows]
     table = node_or_new(previous.get("metrics"), "vtkMRMLTableNode", _("{name} agreement").format(name=name))
-    nodes.fill_table(table, columns)
-    chart = nodes.chart_or_new(previous.get("chart"), _("{name} agreement plot").format(name=name))
-    nodes.fill_bar_plot(
+    charts.fill_table(table, columns)
+    chart = charts.chart_or_new(previous.get("chart"), _("{name} agreement plot").format(name=name))
+    charts.fill_bar_plot(
         chart,
         table,
         {heading: node_or_new(None, "vtkMRMLPlotSeriesNode", heading) for heading in _BARS},

@@ -19,7 +19,7 @@ from vtk.util import numpy_support
 from MLILib.errors import BadInput, MLIError
 from MLILib.explanation.methods import METHODS
 
-from . import display, explanation_report, field_boxes, nodes
+from . import charts, display, explanation_report, field_boxes, nodes
 from .jobs import Call, JobFolder, Steps
 from .nodes import node_or_new
 from .transfer import Grid, discard, read_nrrd
@@ -265,7 +265,7 @@ def _remove_unused(held: Mapping[str, Any], result: Result) -> None:
     for node in old:
         if node is not None and node.GetScene() is not None and not any(node is one for one in used):
             if node.IsA("vtkMRMLPlotChartNode"):
-                nodes.remove_series(node)
+                charts.remove_series(node)
             slicer.mrmlScene.RemoveNode(node)
 
 

@@ -17,7 +17,7 @@ from slicer.i18n import tr as _
 
 from MLILib.errors import BadInput, MLIError
 
-from . import comparison, display, nodes
+from . import charts, comparison, display, nodes
 from .explanation import point_text
 from .jobs import Call, JobFolder, Steps
 from .nodes import node_or_new
@@ -138,7 +138,7 @@ def _show(inputs: Inputs, details: dict[str, Any], read: Mapping[str, nodes.Scal
         difference=made["difference"],
         record=node_or_new(held.get("record"), "vtkMRMLTextNode", _("{name} attack run record").format(name=told)),
         curve=node_or_new(held.get("curve"), "vtkMRMLTableNode", _("{name} attack curve").format(name=told)),
-        chart=nodes.chart_or_new(held.get("chart"), _("{name} attack plot").format(name=told)),
+        chart=charts.chart_or_new(held.get("chart"), _("{name} attack plot").format(name=told)),
         details=details,
     )
     nodes.fill_text(result.record, record)
@@ -159,7 +159,7 @@ def _show_chart(result: Result, details: Mapping[str, Any]) -> None:
     """Fill the table of the curve, and show its measure as a line."""
     epsilon, measure = _("Epsilon"), str(details["measure"])
     curve = details["curve"]
-    nodes.fill_table(
+    charts.fill_table(
         result.curve,
         {
             epsilon: [float(value) for value in curve["epsilons"]],
@@ -169,7 +169,7 @@ def _show_chart(result: Result, details: Mapping[str, Any]) -> None:
     )
     series = {measure: node_or_new(None, "vtkMRMLPlotSeriesNode", measure)}
     title = _("How little makes the model err")
-    nodes.fill_line_plot(result.chart, result.curve, series, x=epsilon, title=title, y_title=measure)
+    charts.fill_line_plot(result.chart, result.curve, series, x=epsilon, title=title, y_title=measure)
 
 
 def words(details: Mapping[str, Any]) -> str:

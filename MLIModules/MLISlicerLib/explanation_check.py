@@ -19,7 +19,7 @@ from slicer.i18n import tr as _
 from MLILib.errors import BadInput, MLIError
 from MLILib.explanation.methods import NOT_TESTED
 
-from . import nodes
+from . import charts, nodes
 from .explanation import point_text
 from .jobs import Call, JobFolder, Steps
 from .nodes import node_or_new
@@ -112,7 +112,7 @@ def _show(inputs: Inputs, details: dict[str, Any]) -> Result:
         table=node_or_new(held.get("table"), "vtkMRMLTableNode", _("{name} test of methods").format(name=told)),
         details=details,
     )
-    nodes.fill_table(result.table, columns(details))
+    charts.fill_table(result.table, columns(details))
     curves: dict[str, list[Any]] = {}
     wanted: dict[str, list[str]] = {"deletion": [], "insertion": []}
     share = _("Share of voxels")
@@ -126,14 +126,14 @@ def _show(inputs: Inputs, details: dict[str, Any]) -> Result:
                 names.append(name)
     if curves:
         result.curves = node_or_new(held.get("curves"), "vtkMRMLTableNode", _("{name} curves").format(name=told))
-        nodes.fill_table(result.curves, curves)
+        charts.fill_table(result.curves, curves)
         for kind, title in (
             ("deletion", _("Score while what matters most is taken away: lower is better")),
             ("insertion", _("Score while what matters most is put back: higher is better")),
         ):
             if wanted[kind]:
                 name = _("{name} {kind} plot").format(name=told, kind=kind)
-                chart = nodes.chart_or_new(held.get(kind), name)
+                chart = charts.chart_or_new(held.get(kind), name)
                 _lines(chart, result.curves, wanted[kind], share, title, _("Score"))
                 setattr(result, kind, chart)
     _show_cascade(result, details, told, held)
@@ -155,8 +155,8 @@ def _show_cascade(result: Result, details: Mapping[str, Any], told: str, held: M
         found = [math.nan if row["magnitude"] is None else float(row["magnitude"]) for row in one["layers"]]
         columns[_title(one)] = found + [math.nan] * (len(longest) - len(found))
     result.layers = node_or_new(held.get("layers"), "vtkMRMLTableNode", _("{name} cascade").format(name=told))
-    nodes.fill_table(result.layers, columns)
-    result.cascade = nodes.chart_or_new(held.get("cascade"), _("{name} cascade plot").format(name=told))
+    charts.fill_table(result.layers, columns)
+    result.cascade = charts.chart_or_new(held.get("cascade"), _("{name} cascade plot").format(name=told))
     title = _("What is left of a map while layers are drawn anew: lower is better")
     names = [_title(one) for one in tested]
     _lines(result.cascade, result.layers, names, number, title, _("Rank correlation"))
@@ -164,7 +164,7 @@ def _show_cascade(result: Result, details: Mapping[str, Any], told: str, held: M
 
 def _lines(chart: Any, table: Any, names: Sequence[str], x: str, title: str, y_title: str) -> None:
     series = {name: node_or_new(None, "vtkMRMLPlotSeriesNode", name) for name in names}
-    nodes.fill_line_plot(chart, table, series, x=x, title=title, y_title=y_title)
+    charts.fill_line_plot(chart, table, series, x=x, title=title, y_title=y_title)
 
 
 def columns(details: Mapping[str, Any]) -> dict[str, list[str]]:

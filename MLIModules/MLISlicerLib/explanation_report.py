@@ -11,7 +11,7 @@ from slicer.i18n import tr as _
 
 from MLILib.explanation.methods import EDGES, METHODS, REACTS
 
-from . import nodes
+from . import charts
 from .nodes import node_or_new
 
 #: Colours of the badges.
@@ -78,15 +78,15 @@ def show_parts(result: Any, previous: Mapping[str, Any]) -> None:
     result.parts = node_or_new(previous.get("parts"), "vtkMRMLTableNode", _("{name} parts").format(name=told))
     ranked = sorted(parts, key=lambda one: -abs(float(one["fall"])))
     without, fall = _("Without"), _("Fall of the score")
-    nodes.fill_table(
+    charts.fill_table(
         result.parts,
         {without: [str(one["name"]) for one in ranked], fall: [_short(one["fall"]) for one in ranked]},
     )
     if len(ranked) > _MOST_BARS:
         return
-    result.parts_chart = nodes.chart_or_new(previous.get("parts_chart"), _("{name} parts plot").format(name=told))
+    result.parts_chart = charts.chart_or_new(previous.get("parts_chart"), _("{name} parts plot").format(name=told))
     series = {fall: node_or_new(None, "vtkMRMLPlotSeriesNode", fall)}
-    nodes.fill_bar_plot(
+    charts.fill_bar_plot(
         result.parts_chart,
         result.parts,
         series,
@@ -105,10 +105,10 @@ def show_curve(result: Any, previous: Mapping[str, Any]) -> None:
     told = result.maps[0].GetName()
     result.curve = node_or_new(previous.get("curve"), "vtkMRMLTableNode", _("{name} curve").format(name=told))
     title = str(curve["title"])
-    nodes.fill_table(result.curve, {_("Step"): list(curve["x"]), title: [_short(value) for value in curve["y"]]})
-    result.curve_chart = nodes.chart_or_new(previous.get("curve_chart"), _("{name} curve plot").format(name=told))
+    charts.fill_table(result.curve, {_("Step"): list(curve["x"]), title: [_short(value) for value in curve["y"]]})
+    result.curve_chart = charts.chart_or_new(previous.get("curve_chart"), _("{name} curve plot").format(name=told))
     series = {title: node_or_new(None, "vtkMRMLPlotSeriesNode", title)}
-    nodes.fill_line_plot(result.curve_chart, result.curve, series, x=_("Step"), title=title, y_title=title)
+    charts.fill_line_plot(result.curve_chart, result.curve, series, x=_("Step"), title=title, y_title=title)
 
 
 def _short(value: float | None) -> float:

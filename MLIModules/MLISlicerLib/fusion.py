@@ -17,7 +17,7 @@ from slicer.i18n import tr as _
 
 from MLILib.errors import BadInput, MLIError
 
-from . import comparison, display, fusion_atlases, fusion_report, nodes
+from . import charts, comparison, display, fusion_atlases, fusion_report, nodes
 from .fusion_atlases import SceneAtlases, SceneLabels
 from .jobs import Call, JobFolder, Steps
 from .nodes import node_or_new
@@ -236,7 +236,7 @@ def _show(
         record=node_or_new(previous.get("record"), "vtkMRMLTextNode", _("{name} run record").format(name=told)),
         details=details,
     )
-    nodes.fill_table(result.raters, fusion_report.table(details))
+    charts.fill_table(result.raters, fusion_report.table(details))
     nodes.fill_text(result.record, record)
     if "disagreement" in read:
         title = _("{name} disagreement").format(name=told)

@@ -12,7 +12,7 @@ from slicer.i18n import tr as _
 from MLILib.fusion.methods import METHODS
 from MLILib.progress import duration
 
-from . import nodes
+from . import charts
 from .nodes import node_or_new
 from .state_list import State
 
@@ -89,13 +89,13 @@ def show_charts(result: Any, details: Mapping[str, Any], previous: Mapping[str, 
     result.agreement = node_or_new(
         previous.get("agreement"), "vtkMRMLTableNode", _("{name} raters' agreement").format(name=told)
     )
-    nodes.fill_table(result.agreement, {_("Rater"): [_name(rater) for rater in raters], **overlaps, **weights})
+    charts.fill_table(result.agreement, {_("Rater"): [_name(rater) for rater in raters], **overlaps, **weights})
     title = _("{name} overlap of the raters").format(name=told)
-    result.agreement_chart = nodes.chart_or_new(previous.get("agreement_chart"), title)
+    result.agreement_chart = charts.chart_or_new(previous.get("agreement_chart"), title)
     _fill(result.agreement_chart, result.agreement, overlaps, _("Overlap with the consensus"), "Dice", (0.0, 1.0))
     if weights:
         title = _("{name} weights of the raters").format(name=told)
-        result.weight_chart = nodes.chart_or_new(previous.get("weight_chart"), title)
+        result.weight_chart = charts.chart_or_new(previous.get("weight_chart"), title)
         _fill(result.weight_chart, result.agreement, weights, _("Trust in the raters"), _measure(report), None)
 
 
@@ -103,7 +103,7 @@ def _fill(
     chart: Any, bars: Any, columns: Mapping[str, Any], title: str, y_title: str, y_range: tuple[float, float] | None
 ) -> None:
     series = {name: node_or_new(None, "vtkMRMLPlotSeriesNode", name) for name in columns}
-    nodes.fill_bar_plot(chart, bars, series, title=title, labels=_("Rater"), y_title=y_title, y_range=y_range)
+    charts.fill_bar_plot(chart, bars, series, title=title, labels=_("Rater"), y_title=y_title, y_range=y_range)
 
 
 def _weights(report: Mapping[str, Any], few: bool) -> dict[str, list[float]]:

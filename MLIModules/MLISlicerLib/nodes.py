@@ -1,4 +1,4 @@
-"""MRML nodes to and from images: volumes, label maps, segmentations, tables, plots and text, in the right place.
+"""MRML nodes to and from images: volumes, label maps and segmentations, in the right place.
 
 Slicer's nodes say where voxels lie in RAS, files and SimpleITK say it in LPS: x and y change sign, here and nowhere
 else. A volume under a linear transform is handed on as it lies in the world; the results get the volume's own grid and
@@ -28,8 +28,6 @@ from .transfer import Grid, write_nrrd
 RAS_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 _BINARY_LABELMAP = "Binary labelmap"
-#: Colours of the series of a chart.
-_PALETTE = ((0.22, 0.49, 0.72), (0.90, 0.55, 0.18), (0.30, 0.65, 0.42), (0.58, 0.40, 0.74))
 
 
 # -- geometry
@@ -402,7 +400,7 @@ def _resampled(source: slicer.vtkOrientedImageData, grid: Grid) -> Iterator[tupl
         yield start, stop, slab.reshape(stop - start, grid.size[1], grid.size[0])
 
 
-# -- tables, plots, text
+# -- nodes of any kind, text
 
 
 def node_or_new(given: Any, class_name: str, name: str) -> Any:
@@ -410,105 +408,6 @@ def node_or_new(given: Any, class_name: str, name: str) -> Any:
     if given is not None and given.GetScene() is not None and given.GetClassName() == class_name:
         return given
     return slicer.mrmlScene.AddNewNodeByClass(class_name, slicer.mrmlScene.GenerateUniqueName(name))
-
-
-def chart_or_new(given: Any, name: str) -> slicer.vtkMRMLPlotChartNode:
-    """As :func:`node_or_new` for a chart; the series that the given one showed are removed from the scene."""
-    chart = node_or_new(given, "vtkMRMLPlotChartNode", name)
-    remove_series(chart)
-    return chart
-
-
-def remove_series(chart: slicer.vtkMRMLPlotChartNode) -> None:
-    """Remove the series that a chart shows from the scene."""
-    for old in [chart.GetNthPlotSeriesNode(n) for n in range(chart.GetNumberOfPlotSeriesNodes())]:
-        slicer.mrmlScene.RemoveNode(old)
-
-
-def fill_table(node: slicer.vtkMRMLTableNode, columns: Mapping[str, Sequence[str] | Sequence[float]]) -> None:
-    """Replace a table's columns: texts become string columns, numbers double columns."""
-    table = vtk.vtkTable()
-    for name, values in columns.items():
-        text = all(isinstance(value, str) for value in values)
-        column = vtk.vtkStringArray() if text else vtk.vtkDoubleArray()
-        column.SetName(name)
-        for value in values:
-            column.InsertNextValue(value if text else float(value))
-        table.AddColumn(column)
-    node.SetAndObserveTable(table)
-
-
-def fill_bar_plot(
-    chart: slicer.vtkMRMLPlotChartNode,
-    table: slicer.vtkMRMLTableNode,
-    columns: Mapping[str, slicer.vtkMRMLPlotSeriesNode],
-    *,
-    title: str,
-    labels: str,
-    y_title: str,
-    y_range: tuple[float, float] | None = (0.0, 1.0),
-) -> None:
-    """Show columns of a table as bars beside each other.
-
-    Args:
-        chart: the chart.
-        table: its numbers.
-        columns: series node for each column to show.
-        title: of the chart.
-        labels: column with the text under each group of bars.
-        y_title: of the vertical axis.
-        y_range: of the vertical axis; None fits it to the numbers.
-    """
-    chart.RemoveAllPlotSeriesNodeIDs()
-    for index, (name, series) in enumerate(columns.items()):
-        series.SetName(name)
-        series.SetAndObserveTableNodeID(table.GetID())
-        series.SetYColumnName(name)
-        series.SetLabelColumnName(labels)
-        series.SetPlotType(slicer.vtkMRMLPlotSeriesNode.PlotTypeBar)
-        series.SetColor(*_PALETTE[index % len(_PALETTE)])
-        chart.AddAndObservePlotSeriesNodeID(series.GetID())
-    chart.SetTitle(title)
-    chart.SetXAxisTitle("")
-    chart.SetYAxisTitle(y_title)
-    chart.SetYAxisRangeAuto(y_range is None)
-    if y_range is not None:
-        chart.SetYAxisRange(*y_range)
-
-
-def fill_line_plot(
-    chart: slicer.vtkMRMLPlotChartNode,
-    table: slicer.vtkMRMLTableNode,
-    columns: Mapping[str, slicer.vtkMRMLPlotSeriesNode],
-    *,
-    x: str,
-    title: str,
-    y_title: str,
-) -> None:
-    """Show columns of a table as lines over another.
-
-    Args:
-        chart: the chart.
-        table: its numbers.
-        columns: series node for each column to show.
-        x: the column along the horizontal axis, and its title.
-        title: of the chart.
-        y_title: of the vertical axis.
-    """
-    chart.RemoveAllPlotSeriesNodeIDs()
-    for index, (name, series) in enumerate(columns.items()):
-        series.SetName(name)
-        series.SetAndObserveTableNodeID(table.GetID())
-        series.SetXColumnName(x)
-        series.SetYColumnName(name)
-        series.SetPlotType(slicer.vtkMRMLPlotSeriesNode.PlotTypeScatter)
-        series.SetMarkerStyle(slicer.vtkMRMLPlotSeriesNode.MarkerStyleNone)
-        series.SetLineWidth(2)
-        series.SetColor(*_PALETTE[index % len(_PALETTE)])
-        chart.AddAndObservePlotSeriesNodeID(series.GetID())
-    chart.SetTitle(title)
-    chart.SetXAxisTitle(x)
-    chart.SetYAxisTitle(y_title)
 
 
 def fill_text(node: slicer.vtkMRMLTextNode, text: str) -> None:

@@ -10,7 +10,7 @@ from slicer.i18n import tr as _
 
 from MLILib.registration.similarity_words import WORDS
 
-from . import nodes
+from . import charts
 from .nodes import node_or_new
 
 #: Beside a similarity: whether higher or lower is better.
@@ -60,7 +60,7 @@ def show_charts(result: Any, details: Mapping[str, Any], names: Mapping[int, str
     curve = [point for point in details.get("curve") or () if point["value"] is not None]
     if curve:
         result.curve = node_or_new(previous.get("curve"), "vtkMRMLTableNode", _("{name} curve").format(name=told))
-        nodes.fill_table(
+        charts.fill_table(
             result.curve,
             {
                 _("Iteration"): [float(number) for number in range(1, len(curve) + 1)],
@@ -69,9 +69,9 @@ def show_charts(result: Any, details: Mapping[str, Any], names: Mapping[int, str
             },
         )
         title = _("{name} curve plot").format(name=told)
-        result.curve_chart = nodes.chart_or_new(previous.get("curve_chart"), title)
+        result.curve_chart = charts.chart_or_new(previous.get("curve_chart"), title)
         series = {_("Value"): node_or_new(None, "vtkMRMLPlotSeriesNode", _("{name} curve series").format(name=told))}
-        nodes.fill_line_plot(
+        charts.fill_line_plot(
             result.curve_chart,
             result.curve,
             series,
@@ -88,7 +88,7 @@ def show_charts(result: Any, details: Mapping[str, Any], names: Mapping[int, str
             source = held.GetNthPlotSeriesNode(0).GetTableNode()
         bars = node_or_new(source, "vtkMRMLTableNode", title)
         values = {label: _values(value) for label, value in overlap.items()}
-        nodes.fill_table(
+        charts.fill_table(
             bars,
             {
                 _("Structure"): [_name(label, names) for label in values],
@@ -96,8 +96,8 @@ def show_charts(result: Any, details: Mapping[str, Any], names: Mapping[int, str
                 _("After"): [pair[1] for pair in values.values()],
             },
         )
-        result.overlap_chart = nodes.chart_or_new(held, _("{name} overlap plot").format(name=told))
-        nodes.fill_bar_plot(
+        result.overlap_chart = charts.chart_or_new(held, _("{name} overlap plot").format(name=told))
+        charts.fill_bar_plot(
             result.overlap_chart,
             bars,
             {text: node_or_new(None, "vtkMRMLPlotSeriesNode", f"{told} {text}") for text in (_("Before"), _("After"))},

@@ -19,7 +19,7 @@ from slicer.i18n import tr as _
 
 from MLILib.errors import BadInput, MLIError
 
-from . import display, nodes, overlay, quality, transforms
+from . import charts, display, nodes, overlay, quality, transforms
 from .jobs import Call, JobFolder, Steps
 from .nodes import node_or_new
 from .transfer import Grid, discard, read_nrrd
@@ -335,7 +335,7 @@ def _show(inputs: Inputs, details: dict[str, Any], read: _Read, names: Mapping[i
         record=node_or_new(previous.get("record"), "vtkMRMLTextNode", _("{name} run record").format(name=told)),
         details=details,
     )
-    nodes.fill_table(result.quality, quality.table(details["quality"], names))
+    charts.fill_table(result.quality, quality.table(details["quality"], names))
     nodes.fill_text(result.record, read.record)
     for key, given, title in (
         ("output", inputs.warped_volume, _("{name} warped").format(name=moving.GetName())),

@@ -17,7 +17,7 @@ from slicer.i18n import tr as _
 
 from MLILib.errors import BadInput, MLIError
 
-from . import classical, comparison, display, nodes
+from . import charts, classical, comparison, display, nodes
 from .jobs import Call, JobFolder, Status, Steps
 from .nodes import node_or_new
 from .transfer import discard, read_nrrd
@@ -172,7 +172,7 @@ def _show(
         record=node_or_new(inputs.previous.get("record"), "vtkMRMLTextNode", _("{name} run record").format(name=told)),
         details=details,
     )
-    nodes.fill_table(
+    charts.fill_table(
         result.volumes,
         {
             _("Structure"): [str(label["name"]) for label in details["labels"]],

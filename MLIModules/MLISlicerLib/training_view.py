@@ -17,7 +17,7 @@ from slicer.i18n import tr as _
 
 from MLILib.errors import MLIError
 
-from . import curve_picture, display, install, nodes, training_job
+from . import charts, curve_picture, display, install, nodes, training_job
 from .jobs import Point, Status, Steps
 from .training_job import Trained
 
@@ -112,7 +112,7 @@ class TrainingView:
 
     def onTrainPlotButton(self, checked: bool = False) -> None:
         """Show the curves as a plot of Slicer's, which goes on growing."""
-        self._chart = nodes.chart_or_new(self._chart, _("{name} training").format(name=self._trained))
+        self._chart = charts.chart_or_new(self._chart, _("{name} training").format(name=self._trained))
         fill_chart(self._chart, self._points, self._trained, self.CURVE_AXIS)
         display.show_plot(self._chart)
 
@@ -198,9 +198,9 @@ def fill_chart(chart: slicer.vtkMRMLPlotChartNode, points: Sequence[Point], name
     table = nodes.node_or_new(table, "vtkMRMLTableNode", _("{name} training").format(name=name))
     nan = float("nan")
     columns = {stage: [curve.get(place, nan) for place in places] for stage, curve in curves.items()}
-    nodes.fill_table(table, {axis: [float(place) for place in places], **columns})
+    charts.fill_table(table, {axis: [float(place) for place in places], **columns})
     series = {
         stage: shown[index] if index < len(shown) else nodes.node_or_new(None, "vtkMRMLPlotSeriesNode", stage)
         for index, stage in enumerate(columns)
     }
-    nodes.fill_line_plot(chart, table, series, x=axis, title=_("Training of {name}").format(name=name), y_title="")
+    charts.fill_line_plot(chart, table, series, x=axis, title=_("Training of {name}").format(name=name), y_title="")

@@ -13,7 +13,7 @@ import vtk
 from scenes import linear, make_volume, motion, rotation
 
 from MLILib.errors import BadInput
-from MLISlicerLib import nodes, transfer
+from MLISlicerLib import charts, nodes, transfer
 
 LABELS = [
     {"value": 1, "name": "anterior", "color": [0.9, 0.2, 0.1], "terminology": ""},
@@ -349,16 +349,16 @@ class TestWriteSegments:
 class TestTablesAndPlots:
     def test_a_table_keeps_texts_and_numbers(self, scene):
         node = scene.AddNewNodeByClass("vtkMRMLTableNode")
-        nodes.fill_table(node, {"Structure": ["a", "b"], "Volume (ml)": [1.5, 2]})
+        charts.fill_table(node, {"Structure": ["a", "b"], "Volume (ml)": [1.5, 2]})
         assert node.GetCellText(1, 0) == "b"
         assert float(node.GetCellText(0, 1)) == 1.5
 
     def test_bars_show_the_columns_of_the_table(self, scene):
         table = scene.AddNewNodeByClass("vtkMRMLTableNode")
-        nodes.fill_table(table, {"Structure": ["a", "b"], "Dice": [0.5, 0.75]})
+        charts.fill_table(table, {"Structure": ["a", "b"], "Dice": [0.5, 0.75]})
         chart = scene.AddNewNodeByClass("vtkMRMLPlotChartNode")
         series = scene.AddNewNodeByClass("vtkMRMLPlotSeriesNode")
-        nodes.fill_bar_plot(chart, table, {"Dice": series}, title="Agreement", labels="Structure", y_title="Score")
+        charts.fill_bar_plot(chart, table, {"Dice": series}, title="Agreement", labels="Structure", y_title="Score")
         assert chart.GetNthPlotSeriesNode(0) is series
         assert series.GetTableNode() is table
         assert (series.GetYColumnName(), series.GetLabelColumnName()) == ("Dice", "Structure")
