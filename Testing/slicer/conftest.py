@@ -76,14 +76,28 @@ def model_folder(user_models):
     return folder
 
 
+def emptied(standin):
+    """An empty scene, and no message and no exception of a slot from before."""
+    slicer.mrmlScene.Clear()
+    standin.messages.clear()
+    standin.slot_errors.clear()
+    standin.dialog_answers.clear()
+
+
+@pytest.fixture
+def fresh_standin(standin):
+    """The stand-in with an empty scene; an exception in a slot fails the test."""
+    emptied(standin)
+    yield standin
+    standin.check_slots()
+
+
 @contextlib.contextmanager
 def opened(standin, module):
     """A module's panel in an empty scene; at the end its job is stopped, and no slot may have raised."""
     import clicks  # lies in a folder that this file makes known
 
-    slicer.mrmlScene.Clear()
-    standin.messages.clear()
-    standin.slot_errors.clear()
+    emptied(standin)
     _, made = standin.load_module(module)
     yield made
     standin.check_slots()

@@ -24,18 +24,7 @@ described = pytest.mark.skipif(not DESCRIPTION.is_dir(), reason=NO_DESCRIPTION)
 WIDGET_FILES = {"qt": "qt.json", "ctk": "ctk.json", "slicer": "slicer_qt.json"}
 
 
-@pytest.fixture(autouse=True)
-def fresh():
-    """An installed stand-in with an empty scene; an exception in a slot fails the test."""
-    slicer_standin.install()
-    import slicer
-
-    slicer.mrmlScene.Clear(0)
-    slicer_standin.messages.clear()
-    slicer_standin.slot_errors.clear()
-    slicer_standin.dialog_answers.clear()
-    yield
-    slicer_standin.check_slots()
+pytestmark = pytest.mark.usefixtures("fresh_standin")
 
 
 def description(filename):

@@ -18,17 +18,7 @@ import slicer_standin
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(autouse=True)
-def fresh():
-    """An installed stand-in with an empty scene; an exception in a slot fails the test."""
-    slicer_standin.install()
-    import slicer
-
-    slicer.mrmlScene.Clear(0)
-    slicer_standin.messages.clear()
-    slicer_standin.slot_errors.clear()
-    yield
-    slicer_standin.check_slots()
+pytestmark = pytest.mark.usefixtures("fresh_standin")
 
 
 # -- parameter nodes ---------------------------------------------------------------------------------------------------

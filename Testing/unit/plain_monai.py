@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import SimpleITK as sitk
 import torch
 from monai.bundle import ConfigParser
 from monai.data.meta_tensor import MetaTensor
@@ -58,3 +62,24 @@ def run(bundle: Path, images: Sequence[Path], flips: Sequence[int] = ()) -> Meta
 def labels(bundle: Path, images: Sequence[Path]) -> np.ndarray:
     """The label map (z, y, x), or (y, x)."""
     return run(bundle, images)[0].numpy().astype(int).T
+
+
+def labels_of_its_command(bundle: Path, image: Path, folder: Path) -> np.ndarray:
+    """The label map (z, y, x), or (y, x), that MONAI's command makes of a bundle's inference.json.
+
+    Args:
+        bundle: folder.
+        image: file.
+        folder: an empty one, for what is read and written.
+    """
+    (folder / "images").mkdir()
+    (folder / "images" / image.name).write_bytes(image.read_bytes())
+    command = [sys.executable, "-m", "monai.bundle", "run",
+               "--config_file", str(bundle / "configs" / "inference.json"),
+               "--meta_file", str(bundle / "configs" / "metadata.json"), "--bundle_root", str(bundle),
+               "--dataset_dir", str(folder / "images"), "--output_dir", str(folder / "out")]  # fmt: skip
+    library = Path(__file__).resolve().parents[2] / "MLIModules"
+    environment = os.environ | {"PYTHONPATH": str(library), "OMP_NUM_THREADS": "1"}
+    subprocess.run(command, check=True, capture_output=True, timeout=300, env=environment)
+    (made,) = (folder / "out").rglob("*_seg.nii.gz")
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(made))).astype(np.uint8)

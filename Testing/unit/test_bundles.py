@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_bundle import write_json, write_tiny_bundle
+from tiny_bundle import load_all, write_json, write_tiny_bundle
 
 from MLILib import bundles
 from MLILib.errors import BadInput
@@ -45,14 +45,6 @@ def edit(folder: Path, name: str, change: dict[str, Any]) -> None:
         else:
             inner[last] = value
     write_json(file, data)
-
-
-def load_all(folder: Path) -> None:
-    bundle = bundles.find(str(folder))
-    bundles.network(bundle)
-    bundles.preprocessing(bundle)
-    bundles.postprocessing(bundle)
-    bundles.inferer_settings(bundle)
 
 
 def refusal(folder: Path) -> str:

@@ -10,6 +10,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 from blobs import Body, Map, grid, linear, miss, positions, through
+from broken_criterion import break_after
 
 from MLILib.geometry import Grid, to_zyx
 from MLILib.registration import linear_stage
@@ -240,15 +241,7 @@ class TestReports:
 
     def test_a_loss_that_is_no_number_stops_it_and_the_best_is_kept(self, monkeypatch: pytest.MonkeyPatch) -> None:
         pair = images(2, linear(2, 5, SHIFT[:2]))
-        calls = 0
-        plain = Criterion.__call__
-
-        def failing(self: Criterion, *given: Any) -> torch.Tensor:
-            nonlocal calls
-            calls += 1
-            return plain(self, *given) * (1 if calls < 10 else float("nan"))
-
-        monkeypatch.setattr(Criterion, "__call__", failing)
+        break_after(monkeypatch, 9)
         start = centred(pair.fixed_grid, pair.moving_grid)
         found = found_by(pair, "rigid", "cc", several=False)
         assert found.diverged

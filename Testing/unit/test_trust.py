@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_bundle import write_json, write_tiny_bundle
+from tiny_bundle import load_all, write_json, write_tiny_bundle
 
 from MLILib import bundles
 from MLILib.errors import BadInput
@@ -29,14 +29,6 @@ def trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def change(folder: Path, **entries: Any) -> None:
     file = folder / "configs" / "inference.json"
     write_json(file, json.loads(file.read_text(encoding="utf-8")) | entries)
-
-
-def load_all(folder: Path, trust: tuple[str, ...] = ()) -> None:
-    bundle = bundles.find(str(folder), trust=trust)
-    bundles.network(bundle)
-    bundles.preprocessing(bundle)
-    bundles.postprocessing(bundle)
-    bundles.inferer_settings(bundle)
 
 
 def refusal(folder: Path) -> str:

@@ -134,6 +134,17 @@ def write_tiny_bundle(
     return folder
 
 
+def load_all(folder: Path, trust: tuple[str, ...] = ()) -> None:
+    """Make every part of a bundle that inference needs."""
+    from MLILib import bundles
+
+    bundle = bundles.find(str(folder), trust=trust)
+    bundles.network(bundle)
+    bundles.preprocessing(bundle)
+    bundles.postprocessing(bundle)
+    bundles.inferer_settings(bundle)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON."""
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
