@@ -20,7 +20,8 @@ from vtk.util import numpy_support
 from MLILib.errors import BadInput, MLIError
 
 from . import charts, display, nodes
-from .jobs import Call, JobFolder, Steps
+from .job_folder import JobFolder
+from .jobs import Call, Steps
 from .nodes import node_or_new
 from .transfer import discard, read_nrrd
 from .wording import record_text, with_names

@@ -20,7 +20,8 @@ from MLILib.errors import BadInput, MLIError
 from MLILib.explanation.methods import METHODS
 
 from . import charts, display, explanation_report, field_boxes, nodes
-from .jobs import Call, JobFolder, Steps
+from .job_folder import JobFolder
+from .jobs import Call, Steps
 from .nodes import node_or_new
 from .transfer import Grid, discard, read_nrrd
 from .wording import record_text, with_names

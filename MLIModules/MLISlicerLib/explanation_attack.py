@@ -19,7 +19,8 @@ from MLILib.errors import BadInput, MLIError
 
 from . import charts, comparison, display, nodes
 from .explanation import point_text
-from .jobs import Call, JobFolder, Steps
+from .job_folder import JobFolder
+from .jobs import Call, Steps
 from .nodes import node_or_new
 from .transfer import discard, read_nrrd
 from .wording import record_text, with_names

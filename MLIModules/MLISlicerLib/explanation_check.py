@@ -21,7 +21,8 @@ from MLILib.explanation.methods import NOT_TESTED
 
 from . import charts, nodes
 from .explanation import point_text
-from .jobs import Call, JobFolder, Steps
+from .job_folder import JobFolder
+from .jobs import Call, Steps
 from .nodes import node_or_new
 from .wording import record_text, with_names
 

@@ -19,7 +19,8 @@ from MLILib.errors import BadInput, MLIError
 
 from . import charts, comparison, display, fusion_atlases, fusion_report, nodes
 from .fusion_atlases import SceneAtlases, SceneLabels
-from .jobs import Call, JobFolder, Steps
+from .job_folder import JobFolder
+from .jobs import Call, Steps
 from .nodes import node_or_new
 from .transfer import Grid, discard, read_nrrd
 from .wording import record_text, with_names

@@ -18,19 +18,15 @@ Example:
 from __future__ import annotations
 
 import atexit
-import contextlib
 import dataclasses
 import itertools
 import logging
-import shutil
-import tempfile
 import time
 import traceback
 from collections.abc import Callable, Generator, Mapping
-from pathlib import Path
 from typing import Any
 
-from MLILib.errors import BadInput, Cancelled, MLIError, from_json
+from MLILib.errors import Cancelled, MLIError, from_json
 
 from .process import Event, ProcessFactory, WorkerProcess, start_worker
 
@@ -40,8 +36,6 @@ _WATCH, _WORK = 30, 1
 _BUDGET = 0.012
 #: Seconds in which a killed worker must be gone before its job says so.
 _KILL_LIMIT = 2.0
-
-_FOLDER_PREFIX = "mli-job-"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -478,50 +472,3 @@ def shared_runner() -> JobRunner:
         slicer.app.connect("aboutToQuit()", _shared.close)
         atexit.register(_shared.close)  # where the application ends without saying so
     return _shared
-
-
-class JobFolder:
-    """A folder of the job's own under Slicer's temporary folder; removed at the end of the block, however it ends.
-
-    Raises:
-        BadInput: the folder cannot be made.
-    """
-
-    def __init__(self, parent: str | Path | None = None) -> None:
-        self._parent = Path(parent) if parent is not None else temporary_folder()
-        self._path: Path | None = None
-
-    def __enter__(self) -> Path:
-        _remove_forgotten(self._parent)
-        try:
-            self._path = Path(tempfile.mkdtemp(prefix=_FOLDER_PREFIX, dir=self._parent))
-        except OSError as error:
-            raise BadInput(
-                f"No temporary folder could be made in {self._parent}: {error.strerror}.",
-                "",
-                "Set a folder with free space as Slicer's temporary folder (Edit, Application Settings, General).",
-            ) from error
-        return self._path
-
-    def __exit__(self, *_: object) -> None:
-        if self._path is not None:
-            shutil.rmtree(self._path, ignore_errors=True)
-            if self._path.exists():
-                logging.warning("The temporary folder %s could not be removed", self._path)
-
-
-def temporary_folder() -> Path:
-    """Slicer's temporary folder, or the system's outside Slicer."""
-    try:
-        from slicer import app
-    except ImportError:
-        return Path(tempfile.gettempdir())
-    return Path(app.temporaryPath)
-
-
-def _remove_forgotten(parent: Path, days: float = 2.0) -> None:
-    """Remove job folders that a crash of Slicer left behind, told by their age."""
-    for folder in parent.glob(f"{_FOLDER_PREFIX}*"):
-        with contextlib.suppress(OSError):
-            if time.time() - folder.stat().st_mtime > days * 86400:
-                shutil.rmtree(folder, ignore_errors=True)

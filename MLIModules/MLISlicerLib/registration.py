@@ -20,7 +20,8 @@ from slicer.i18n import tr as _
 from MLILib.errors import BadInput, MLIError
 
 from . import charts, display, nodes, overlay, quality, transforms
-from .jobs import Call, JobFolder, Steps
+from .job_folder import JobFolder
+from .jobs import Call, Steps
 from .nodes import node_or_new
 from .transfer import Grid, discard, read_nrrd
 from .wording import record_text, with_names

@@ -13,7 +13,8 @@ import slicer
 from slicer.i18n import tr as _
 
 from . import curve_picture, display, overlay, registration_presets, transforms
-from .jobs import JobFolder, Status, Steps
+from .job_folder import JobFolder
+from .jobs import Status, Steps
 
 #: Milliseconds that each volume is shown while they flicker.
 _FLICKER = 500

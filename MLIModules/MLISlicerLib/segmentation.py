@@ -18,7 +18,8 @@ from slicer.i18n import tr as _
 from MLILib.errors import BadInput, MLIError
 
 from . import charts, classical, comparison, display, nodes
-from .jobs import Call, JobFolder, Status, Steps
+from .job_folder import JobFolder
+from .jobs import Call, Status, Steps
 from .nodes import node_or_new
 from .transfer import discard, read_nrrd
 from .wording import record_text, with_names

@@ -19,7 +19,8 @@ from MLILib import folders, stop_file
 from MLILib.errors import BadInput, MLIError, from_json
 
 from . import models
-from .jobs import Call, JobFolder, Steps
+from .job_folder import JobFolder
+from .jobs import Call, Steps
 from .wording import with_names
 
 #: What a model's name may hold, as :mod:`MLILib.catalogue` has it: it names a folder.

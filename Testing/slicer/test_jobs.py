@@ -10,7 +10,8 @@ import pytest
 from processes import alive
 
 from MLILib.errors import BadInput, Cancelled, MLIError, WorkerFailed
-from MLISlicerLib.jobs import Call, JobFolder, JobRunner, Point, Status
+from MLISlicerLib.job_folder import JobFolder
+from MLISlicerLib.jobs import Call, JobRunner, Point, Status
 from MLISlicerLib.process import WorkerProcess, start_worker
 
 FAKE = str(Path(__file__).with_name("fake_worker.py"))
