@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import monai.bundle
 import numpy as np
 import SimpleITK as sitk
 import torch
@@ -64,22 +65,32 @@ def labels(bundle: Path, images: Sequence[Path]) -> np.ndarray:
     return run(bundle, images)[0].numpy().astype(int).T
 
 
-def labels_of_its_command(bundle: Path, image: Path, folder: Path) -> np.ndarray:
-    """The label map (z, y, x), or (y, x), that MONAI's command makes of a bundle's inference.json.
+def labels_of_its_command(bundle: Path, image: Path, folder: Path, *, process: bool = True) -> np.ndarray:
+    """The label map (z, y, x), or (y, x), that `python -m monai.bundle run` makes of a bundle's inference.json.
 
     Args:
         bundle: folder.
         image: file.
         folder: an empty one, for what is read and written.
+        process: run it in a process of its own; else call what the command calls, which spares its start.
     """
     (folder / "images").mkdir()
     (folder / "images" / image.name).write_bytes(image.read_bytes())
-    command = [sys.executable, "-m", "monai.bundle", "run",
-               "--config_file", str(bundle / "configs" / "inference.json"),
-               "--meta_file", str(bundle / "configs" / "metadata.json"), "--bundle_root", str(bundle),
-               "--dataset_dir", str(folder / "images"), "--output_dir", str(folder / "out")]  # fmt: skip
-    library = Path(__file__).resolve().parents[2] / "MLIModules"
-    environment = os.environ | {"PYTHONPATH": str(library), "OMP_NUM_THREADS": "1"}
-    subprocess.run(command, check=True, capture_output=True, timeout=300, env=environment)
+    options = {
+        "config_file": str(bundle / "configs" / "inference.json"),
+        "meta_file": str(bundle / "configs" / "metadata.json"),
+        "bundle_root": str(bundle),
+        "dataset_dir": str(folder / "images"),
+        "output_dir": str(folder / "out"),
+    }
+    if process:
+        command = [sys.executable, "-m", "monai.bundle", "run"]
+        for name, value in options.items():
+            command += [f"--{name}", value]
+        library = Path(__file__).resolve().parents[2] / "MLIModules"
+        environment = os.environ | {"PYTHONPATH": str(library), "OMP_NUM_THREADS": "1"}
+        subprocess.run(command, check=True, capture_output=True, timeout=300, env=environment)
+    else:
+        monai.bundle.run(**options)
     (made,) = (folder / "out").rglob("*_seg.nii.gz")
     return sitk.GetArrayFromImage(sitk.ReadImage(str(made))).astype(np.uint8)
