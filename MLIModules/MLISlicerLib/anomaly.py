@@ -17,14 +17,13 @@ import slicer
 from slicer.i18n import tr as _
 from vtk.util import numpy_support
 
-from MLILib.errors import BadInput, MLIError
+from MLILib.errors import BadInput
 
-from . import charts, display, nodes
+from . import charts, display, exchange, nodes
 from .job_folder import JobFolder
-from .jobs import Call, Steps
+from .jobs import Steps
 from .nodes import node_or_new
-from .transfer import discard, read_nrrd
-from .wording import record_text, with_names
+from .wording import record_of
 
 #: Colour of the findings.
 _FOUND = (0.95, 0.35, 0.20)
@@ -93,7 +92,7 @@ def steps(inputs: Inputs) -> Steps:
     nodes.grid_of(volume)
     with JobFolder() as folder:
         image = folder / "image.nrrd"
-        yield from nodes.write_volume(volume, image, _("Preparing {name}").format(name=volume.GetName()))
+        yield from exchange.write_volume(volume, image)
         files: dict[Path, Any] = {image: volume}
         request = {**inputs.settings, "image": str(image)}
         for key, node in (("mask", inputs.mask), ("reference", inputs.reference)):
@@ -103,27 +102,21 @@ def steps(inputs: Inputs) -> Steps:
                 values = {segmentation.GetNthSegmentID(n): 1 for n in range(segmentation.GetNumberOfSegments())}
                 if not values:
                     raise BadInput(f"{node.GetName()} has no segment.", "", "Draw in it, or leave it out.")
-                stage = _("Preparing {name}").format(name=node.GetName())
-                yield from nodes.write_segments(node, values, volume, path, stage)
+                yield from exchange.write_segments(node, values, volume, path)
                 files[path] = node
                 request[key] = str(path)
         written = {name: folder / f"{name}.nrrd" for name in ("output", "findings", "reconstruction")}
-        try:
-            details = yield Call("anomaly", {**request, **{key: str(path) for key, path in written.items()}})
-        except MLIError as error:
-            raise with_names(error, files) from error
+        asked = {**request, **{key: str(path) for key, path in written.items()}}
+        details = yield from exchange.ask("anomaly", asked, files)
         read = {}
         for key, path in written.items():
-            read[key] = nodes.Scalars()
-            found = (yield from read_nrrd(path, _("Reading the result"), allocate=read[key].allocate))[1]
+            read[key], found = yield from exchange.read_result(path)
             if volume.GetScene() is None:
                 raise BadInput(
                     f"{volume.GetName()} was removed while it was looked at.", "", "Load it again, and Apply."
                 )
             nodes.require_grid(found, volume)
-            yield from discard(path)
-        record = json.loads(Path(details["record"]).read_text(encoding="utf-8"))
-        text = record_text(record, files)
+        text = record_of(details, files)
         yield None
         with nodes.all_or_nothing():
             return _show(inputs, details, read, text)

@@ -13,7 +13,7 @@ from slicer.i18n import tr as _
 
 from MLILib.progress import duration
 
-from . import fusion_atlases, nodes, training_job
+from . import exchange, fusion_atlases, training_job
 from .jobs import Steps
 from .training_job import Trained
 
@@ -55,7 +55,7 @@ def steps(inputs: Inputs) -> Steps:
         stems = fusion_atlases.file_names([volume.GetName() for volume in inputs.volumes])
         for volume, stem in zip(inputs.volumes, stems, strict=True):
             path = dataset / f"{stem}.nrrd"
-            yield from nodes.write_volume(volume, path, _("Preparing {name}").format(name=volume.GetName()))
+            yield from exchange.write_volume(volume, path)
             files[path] = volume
         return dataset
 

@@ -6,7 +6,6 @@ The scene is not touched before everything has been read back; then all nodes ar
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,15 +15,15 @@ import slicer
 from slicer.i18n import tr as _
 from vtk.util import numpy_support
 
-from MLILib.errors import BadInput, MLIError
+from MLILib.errors import BadInput
 from MLILib.explanation.methods import METHODS
 
-from . import charts, display, explanation_report, field_boxes, nodes
+from . import charts, display, exchange, explanation_report, field_boxes, nodes
 from .job_folder import JobFolder
-from .jobs import Call, Steps
+from .jobs import Steps
 from .nodes import node_or_new
-from .transfer import Grid, discard, read_nrrd
-from .wording import record_text, with_names
+from .transfer import Grid
+from .wording import record_of
 
 #: Methods that are explained at once, at most.
 MOST = 4
@@ -128,20 +127,13 @@ def steps(inputs: Inputs) -> Steps:
         for number, name in enumerate(dict.fromkeys(inputs.methods)):
             request = _request(name, inputs.settings, given, point, number == 0)
             output = folder / f"map{number}.nrrd"
-            try:
-                details = yield Call("explain", {**request, "output": str(output)})
-            except MLIError as error:
-                raise with_names(error, files) from error
-            scalars = nodes.Scalars()
-            voxels, grid = yield from read_nrrd(output, _("Reading the result"), allocate=scalars.allocate)
+            details = yield from exchange.ask("explain", {**request, "output": str(output)}, files)
+            scalars, grid = yield from exchange.read_result(output)
             count = scalars.components(int(np.prod(grid.size)))
-            del voxels
-            yield from discard(output)
             if name == "ablation-regions" and inputs.regions is not None:
                 _name_regions(details["parts"], inputs.regions)
             made.append((details, scalars, count, grid))
-        records = [json.loads(Path(one[0]["record"]).read_text(encoding="utf-8")) for one in made]
-        texts = [record_text(record, files) for record in records]
+        texts = [record_of(one[0], files) for one in made]
         yield None
         if volume.GetScene() is None:
             raise BadInput(
@@ -177,7 +169,7 @@ def _write(inputs: Inputs, folder: Path, files: dict[Path, Any]) -> Steps:
     volume = inputs.volumes[0]
     for number, node in enumerate(inputs.volumes, start=1):
         path = folder / f"image{number}.nrrd"
-        yield from nodes.write_volume(node, path, _("Preparing {name}").format(name=node.GetName()))
+        yield from exchange.write_volume(node, path)
         files[path] = node
         given["images"].append(str(path))
     if inputs.region is not None:
@@ -205,8 +197,7 @@ def _name_regions(parts: Sequence[dict[str, Any]], node: slicer.vtkMRMLSegmentat
 
 
 def _write_segments(node: Any, values: Mapping[str, int], volume: Any, path: Path, files: dict[Path, Any]) -> Steps:
-    stage = _("Preparing {name}").format(name=node.GetName())
-    yield from nodes.write_segments(node, values, volume, path, stage)
+    yield from exchange.write_segments(node, values, volume, path)
     files[path] = node
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import html
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,15 +14,14 @@ from typing import Any
 import slicer
 from slicer.i18n import tr as _
 
-from MLILib.errors import BadInput, MLIError
+from MLILib.errors import BadInput
 
-from . import charts, comparison, display, nodes
+from . import charts, comparison, display, exchange, nodes
 from .explanation import point_text
 from .job_folder import JobFolder
-from .jobs import Call, Steps
+from .jobs import Steps
 from .nodes import node_or_new
-from .transfer import discard, read_nrrd
-from .wording import record_text, with_names
+from .wording import record_of
 
 
 @dataclasses.dataclass
@@ -84,33 +82,28 @@ def steps(inputs: Inputs) -> Steps:
         request["point"] = point_text(inputs.point)
     with JobFolder() as folder:
         image = folder / "image.nrrd"
-        yield from nodes.write_volume(volume, image, _("Preparing {name}").format(name=volume.GetName()))
+        yield from exchange.write_volume(volume, image)
         files: dict[Path, Any] = {image: volume}
         if inputs.reference is not None:
             values, _names = comparison.match(inputs.reference, inputs.labels)
             path = folder / "truth.nrrd"
-            stage = _("Preparing {name}").format(name=inputs.reference.GetName())
-            yield from nodes.write_segments(inputs.reference, values, volume, path, stage)
+            yield from exchange.write_segments(inputs.reference, values, volume, path)
             files[path] = inputs.reference
             request["truth"] = str(path)
         written = {"output": folder / "perturbed.nrrd", "difference": folder / "difference.nrrd"}
         if inputs.labels:
             written |= {"prediction": folder / "after.nrrd", "prediction_before": folder / "before.nrrd"}
         asked = {key: str(path) for key, path in written.items()}
-        try:
-            details = yield Call("attack", {**request, "images": [str(image)], "compress": False, **asked})
-        except MLIError as error:
-            raise with_names(error, files) from error
+        details = yield from exchange.ask(
+            "attack", {**request, "images": [str(image)], "compress": False, **asked}, files
+        )
         read = {}
         for key, path in written.items():
-            read[key] = nodes.Scalars()
-            found = (yield from read_nrrd(path, _("Reading the result"), allocate=read[key].allocate))[1]
+            read[key], found = yield from exchange.read_result(path)
             if volume.GetScene() is None:
                 raise BadInput(f"{volume.GetName()} was removed while it was attacked.", "", "Load it again.")
             nodes.require_grid(found, volume)
-            yield from discard(path)
-        record = json.loads(Path(details["record"]).read_text(encoding="utf-8"))
-        text = record_text(record, files)
+        text = record_of(details, files)
         yield None
         with nodes.all_or_nothing():
             return _show(inputs, details, read, text)

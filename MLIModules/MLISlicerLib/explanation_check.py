@@ -16,15 +16,15 @@ from typing import Any
 import slicer
 from slicer.i18n import tr as _
 
-from MLILib.errors import BadInput, MLIError
+from MLILib.errors import BadInput
 from MLILib.explanation.methods import NOT_TESTED
 
-from . import charts, nodes
+from . import charts, exchange, nodes
 from .explanation import point_text
 from .job_folder import JobFolder
-from .jobs import Call, Steps
+from .jobs import Steps
 from .nodes import node_or_new
-from .wording import record_text, with_names
+from .wording import record_text
 
 
 @dataclasses.dataclass
@@ -83,12 +83,9 @@ def steps(inputs: Inputs) -> Steps:
         files: dict[Path, Any] = {}
         for number, node in enumerate(inputs.volumes, start=1):
             path = folder / f"image{number}.nrrd"
-            yield from nodes.write_volume(node, path, _("Preparing {name}").format(name=node.GetName()))
+            yield from exchange.write_volume(node, path)
             files[path] = node
-        try:
-            details = yield Call("explain-check", {**request, "images": [str(path) for path in files]})
-        except MLIError as error:
-            raise with_names(error, files) from error
+        details = yield from exchange.ask("explain-check", {**request, "images": [str(path) for path in files]}, files)
         details = json.loads(record_text(details, files))  # it names the job's own files
         yield None
         if volume.GetScene() is None:

@@ -7,7 +7,6 @@ touched before everything has been read back; then all nodes are made in one ste
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,15 +14,15 @@ from typing import Any
 import slicer
 from slicer.i18n import tr as _
 
-from MLILib.errors import BadInput, MLIError
+from MLILib.errors import BadInput
 
-from . import charts, comparison, display, fusion_atlases, fusion_report, nodes
+from . import charts, comparison, display, exchange, fusion_atlases, fusion_report, nodes
 from .fusion_atlases import SceneAtlases, SceneLabels
 from .job_folder import JobFolder
-from .jobs import Call, Steps
+from .jobs import Steps
 from .nodes import node_or_new
-from .transfer import Grid, discard, read_nrrd
-from .wording import record_text, with_names
+from .transfer import Grid, discard
+from .wording import record_of
 
 
 @dataclasses.dataclass
@@ -110,10 +109,8 @@ def steps(inputs: Inputs) -> Steps:
         written = {"output": folder / "consensus.seg.nrrd"}
         if inputs.disagreement:
             written["disagreement"] = folder / "disagreement.nrrd"
-        try:
-            details = yield Call("fuse", {**request, **{key: str(path) for key, path in written.items()}})
-        except MLIError as error:
-            raise with_names(error, files) from error
+        asked = {**request, **{key: str(path) for key, path in written.items()}}
+        details = yield from exchange.ask("fuse", asked, files)
         for path in files:
             yield from discard(path)
         if inputs.labels is not None:
@@ -126,14 +123,10 @@ def steps(inputs: Inputs) -> Steps:
             metrics = yield from measure
         read = {}
         for key, path in written.items():
-            read[key] = nodes.Scalars()
-            stage = _("Reading the result")
-            found = (yield from read_nrrd(path, stage, allocate=read[key].allocate))[1]
+            read[key], found = yield from exchange.read_result(path)
             if not nodes.same_grid(found, grid):
                 raise BadInput("The result does not lie on the grid that was asked for.", "", "Press Apply again.")
-            yield from discard(path)
-        record = json.loads(Path(details["record"]).read_text(encoding="utf-8"))
-        text = record_text(record, files)
+        text = record_of(details, files)
         yield None
         if inputs.target is not None:
             if inputs.target.GetScene() is None:
@@ -178,7 +171,7 @@ def _check(inputs: Inputs) -> Grid:
 
 def _write_target(target: slicer.vtkMRMLScalarVolumeNode, folder: Path, files: dict[Path, Any]) -> Steps:
     path = folder / "target.nrrd"
-    yield from nodes.write_volume(target, path, _("Preparing {name}").format(name=target.GetName()))
+    yield from exchange.write_volume(target, path)
     files[path] = target
     return {"target": str(path)}
 
@@ -206,7 +199,7 @@ def _write_raters(inputs: Inputs, grid: Grid, folder: Path, files: dict[Path, An
     paths = []
     for node, stem, values in zip(inputs.raters, stems, labels.values, strict=True):
         path = home / f"{stem}.nrrd"
-        yield from nodes.write_segments(node, values, grid, path, _("Preparing {name}").format(name=node.GetName()))
+        yield from exchange.write_segments(node, values, grid, path)
         files[path] = node
         paths.append(str(path))
     names = [f"{label['value']}={label['name']}" for label in labels.labels]

@@ -20,7 +20,7 @@ from slicer.i18n import tr as _
 
 from MLILib.errors import BadInput
 
-from . import nodes
+from . import exchange
 from .jobs import Steps
 
 #: Name under which a folder of the subject hierarchy keeps an id that outlives the scene's file.
@@ -305,10 +305,9 @@ def write(atlases: SceneAtlases, folder: Path, files: dict[Path, Any], title: st
     training = []
     for atlas, stem, values in zip(atlases.atlases, stems, labels.values, strict=True):
         image, drawn = folder / "images" / f"{stem}.nrrd", folder / "labels" / f"{stem}.nrrd"
-        stage = _("Preparing {name}").format(name=atlas.volume.GetName())
-        yield from nodes.write_volume(atlas.volume, image, stage)
+        yield from exchange.write_volume(atlas.volume, image)
         files[image] = atlas.volume
-        yield from nodes.write_segments(atlas.segmentation, values, atlas.volume, drawn, stage)
+        yield from exchange.write_segments(atlas.segmentation, values, atlas.volume, drawn)
         files[drawn] = atlas.segmentation
         training.append({"image": f"./images/{image.name}", "label": f"./labels/{drawn.name}"})
     names = {"0": "background", **{str(label["value"]): label["name"] for label in labels.labels}}

@@ -17,14 +17,14 @@ import SimpleITK as sitk
 import slicer
 from slicer.i18n import tr as _
 
-from MLILib.errors import BadInput, MLIError
+from MLILib.errors import BadInput
 
-from . import charts, display, nodes, overlay, quality, transforms
+from . import charts, display, exchange, nodes, overlay, quality, transforms
 from .job_folder import JobFolder
-from .jobs import Call, Steps
+from .jobs import Steps
 from .nodes import node_or_new
-from .transfer import Grid, discard, read_nrrd
-from .wording import record_text, with_names
+from .transfer import Grid, discard
+from .wording import record_of
 
 
 @dataclasses.dataclass
@@ -142,10 +142,8 @@ def steps(inputs: Inputs) -> Steps:
             written["output"] = folder / "warped.nrrd"
         if inputs.jacobian:
             written["jacobian"] = folder / "jacobian.nrrd"
-        try:
-            details = yield Call("register", {**request, **{key: str(path) for key, path in written.items()}})
-        except MLIError as error:
-            raise with_names(error, files) from error
+        asked = {**request, **{key: str(path) for key, path in written.items()}}
+        details = yield from exchange.ask("register", asked, files)
         for path in files:
             yield from discard(path)
         read = yield from _read_back(inputs, details, files)
@@ -201,17 +199,15 @@ def _write(inputs: Inputs, folder: Path, files: dict[Path, Any], names: dict[int
     for side, (volume, under, mask, segmentation, points) in sides.items():
         path = folder / f"{side}.nrrd"
         files[path], told[side] = volume, str(path)
-        stage = _("Preparing {name}")
-        yield from nodes.write_volume(volume, path, stage.format(name=volume.GetName()), under)
+        yield from exchange.write_volume(volume, path, below=under)
         if mask is not None:
             path = folder / f"{side}-mask.nrrd"
             files[path], told[f"{side}_mask"] = mask, str(path)
-            yield from _write_mask(mask, volume, path, stage.format(name=mask.GetName()), under)
+            yield from _write_mask(mask, volume, path, under)
         if side in labels and segmentation is not None:
             path = folder / f"{side}-labels.nrrd"
             files[path], told[f"{side}_labels"] = segmentation, str(path)
-            wanted = stage.format(name=segmentation.GetName())
-            yield from nodes.write_segments(segmentation, labels[side], volume, path, wanted, under)
+            yield from exchange.write_segments(segmentation, labels[side], volume, path, below=under)
         if points is not None and inputs.fixed_points is not None:
             path = folder / f"{side}-points.mrk.json"
             files[path], told[f"{side}_points"] = points, str(path)
@@ -224,15 +220,15 @@ def _write(inputs: Inputs, folder: Path, files: dict[Path, Any], names: dict[int
     return told
 
 
-def _write_mask(mask: Any, volume: Any, path: Path, stage: str, below: Any) -> Steps:
+def _write_mask(mask: Any, volume: Any, path: Path, below: Any) -> Steps:
     """All segments together, or the label map as it is."""
     if mask.IsA("vtkMRMLSegmentationNode"):
         ids = list(mask.GetSegmentation().GetSegmentIDs())
         if not ids:
             raise BadInput(f"{mask.GetName()} has no segment.", "It was chosen as a mask.", "Choose another mask.")
-        yield from nodes.write_segments(mask, dict.fromkeys(ids, 1), volume, path, stage, below)
+        yield from exchange.write_segments(mask, dict.fromkeys(ids, 1), volume, path, below=below)
     else:
-        yield from nodes.write_volume(mask, path, stage, below)
+        yield from exchange.write_volume(mask, path, below=below)
 
 
 def match(
@@ -295,12 +291,10 @@ def markups_of(points: slicer.vtkMRMLMarkupsFiducialNode, below: slicer.vtkMRMLT
 
 
 def _read_back(inputs: Inputs, details: Mapping[str, Any], files: Mapping[Path, Any]) -> Steps:
-    stage = _("Reading the result")
-    record = json.loads(Path(details["record"]).read_text(encoding="utf-8"))
-    read = _Read(record_text(record, files))
+    read = _Read(record_of(details, files))
     path = Path(details["transform"])
     if details["kind"] == "deformable":
-        read.field = yield from transforms.read_field(path, stage)
+        read.field = yield from transforms.read_field(path, _("Reading the result"))
         yield from discard(path)
     elif inputs.deformable:  # a learned model that turned out to be linear: the file is a field all the same
         read.matrix = np.array(details["linear"])
@@ -308,11 +302,8 @@ def _read_back(inputs: Inputs, details: Mapping[str, Any], files: Mapping[Path, 
         read.matrix = transforms.matrix_of_transform(sitk.ReadTransform(str(path)))
     for key in ("output", "jacobian"):
         if (key == "output" and inputs.warped) or (key == "jacobian" and inputs.jacobian):
-            read.volumes[key] = nodes.Scalars()
-            path = Path(details[key])
-            grid = (yield from read_nrrd(path, stage, allocate=read.volumes[key].allocate))[1]
+            read.volumes[key], grid = yield from exchange.read_result(Path(details[key]))
             nodes.require_grid(grid, inputs.fixed)
-            yield from discard(path)
     return read
 
 

@@ -18,10 +18,9 @@ from slicer.i18n import tr as _
 from MLILib import folders, stop_file
 from MLILib.errors import BadInput, MLIError, from_json
 
-from . import models
+from . import exchange, models
 from .job_folder import JobFolder
 from .jobs import Call, Steps
-from .wording import with_names
 
 #: What a model's name may hold, as :mod:`MLILib.catalogue` has it: it names a folder.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -99,10 +98,7 @@ def steps(task: str, name: str, write: Writer, settings: Mapping[str, Any], *, r
     with JobFolder() as job:
         dataset = yield from write(job, files)
         asked = {**settings, "dataset": str(dataset), "output": str(folder), "resume": resume}
-        try:
-            details = yield Call(task, asked)
-        except MLIError as error:
-            raise with_names(error, files) from error
+        details = yield from exchange.ask(task, asked, files)
     try:
         added = yield Call("models-import", {"source": str(folder), "name": name, "replace": replace})
     except MLIError as error:

@@ -29,6 +29,11 @@ def with_names(error: MLIError, files: Mapping[Path, slicer.vtkMRMLNode | str]) 
     return from_json(told)
 
 
+def record_of(details: Mapping[str, Any], files: Mapping[Path, slicer.vtkMRMLNode | str]) -> str:
+    """The run record of a result as text (see :func:`record_text`)."""
+    return record_text(json.loads(Path(details["record"]).read_text(encoding="utf-8")), files)
+
+
 def record_text(record: Mapping[str, Any], files: Mapping[Path, slicer.vtkMRMLNode | str]) -> str:
     """The run record as text, with the files of the nodes in place of the job's temporary ones.
 
