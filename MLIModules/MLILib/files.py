@@ -11,7 +11,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -59,6 +59,24 @@ def require_writable(path: str, *, name: str = "output") -> None:
         raise BadInput(f"The folder {parent} cannot be written.", "You lack the permission.", "Name another folder.")
 
 
+def require_apart(outputs: Iterable[str], inputs: Iterable[str]) -> None:
+    """Raise :class:`BadInput` where a file that will be written is one that is read."""
+    taken = {Path(path).resolve() for path in inputs}
+    for path in outputs:
+        if Path(path).resolve() in taken:
+            raise BadInput(
+                f"{path} is an input and would be overwritten.",
+                "It is given as an output, or named after one.",
+                "Give the output another name.",
+            )
+
+
+def require_json(report: str) -> None:
+    """Raise :class:`BadInput` unless the name of a report, where one is wanted, says that it is JSON."""
+    if report and suffix(report) != ".json":
+        raise BadInput(f"{report} is no name for the report.", "It is JSON.", "End it with .json.")
+
+
 def sha256(path: str | Path) -> str:
     """The sha256 of a file, as hexadecimal digits."""
     with open(path, "rb") as stream:
@@ -100,6 +118,21 @@ class Outputs:
         os.close(handle)
         self._pending.append((Path(made), target))
         return made
+
+    def beside(self, report: str, finals: dict[str, str]) -> Callable[[str], str]:
+        """A function that gives the name to write now to a picture beside a report, by its own name.
+
+        Args:
+            report: that the pictures' names begin with.
+            finals: receives the final name of each by what it shows, its own name without the suffix.
+        """
+
+        def place(name: str) -> str:
+            final = str(Path(report).with_name(f"{stem(report)}_{name}"))
+            finals[Path(name).stem] = final
+            return self.path(final)
+
+        return place
 
     def __enter__(self) -> Self:
         return self

@@ -7,6 +7,8 @@ side), -1 to 1.
 
 from __future__ import annotations
 
+import abc
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -112,7 +114,25 @@ class ResidualGenerator(nn.Module):
         return out
 
 
-class ResidualTrunk(nn.Module):
+class Answering(nn.Module, abc.ABC):
+    """A network that answers from features: its last layer is linear."""
+
+    last: nn.Linear
+
+    @abc.abstractmethod
+    def features(self, x: Tensor) -> Tensor:
+        """(n, features) of images, before the last layer."""
+
+    def answer(self, features: Tensor) -> Tensor:
+        """What the network says of an image with these features, (n, outputs)."""
+        out: Tensor = self.last(features)
+        return out
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.answer(self.features(x))
+
+
+class ResidualTrunk(Answering):
     """Image to `outputs` numbers; :meth:`features` gives what the last linear layer reads."""
 
     def __init__(self, side: int, outputs: int, filters: int) -> None:
@@ -126,14 +146,6 @@ class ResidualTrunk(nn.Module):
         """(n, features): the feature space that feature residuals are measured in."""
         out: Tensor = self.blocks(self.first(x))
         return out.flatten(1)
-
-    def answer(self, features: Tensor) -> Tensor:
-        """What the network says of an image with these features, (n, outputs)."""
-        out: Tensor = self.last(features)
-        return out
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.answer(self.features(x))
 
 
 class PlainGenerator(nn.Module):
@@ -158,7 +170,7 @@ class PlainGenerator(nn.Module):
         return out
 
 
-class PlainTrunk(nn.Module):
+class PlainTrunk(Answering):
     """DCGAN's discriminator: strided convolutions with batch normalisation and leaky ReLU; its answer is a logit."""
 
     def __init__(self, side: int, outputs: int, filters: int) -> None:
@@ -179,14 +191,6 @@ class PlainTrunk(nn.Module):
         """(n, features) before the last layer."""
         out: Tensor = self.blocks(x)
         return out.flatten(1)
-
-    def answer(self, features: Tensor) -> Tensor:
-        """What the network says of an image with these features, (n, outputs)."""
-        out: Tensor = self.last(features)
-        return out
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.answer(self.features(x))
 
 
 class CodeCritic(nn.Module):

@@ -10,6 +10,7 @@ Example, in a script, without files::
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import time
@@ -50,21 +51,41 @@ def run(request: AnomalyRequest, progress: Progress) -> dict[str, Any]:
     loaded = loading.load(request.model, device, trust=request.trust)
     method = loading.chosen_method(loaded, request.method)
     search = scoring.Search(request.search_steps, request.search_rate, request.weight, request.seed)
-    about = {"method": method, "device": devices.describe(device)}
-    do = _run_stack if request.is_stack() else _run_image
-    return do(request, progress, loaded, search, device, about, memory, started)
+    job = _Job(request, progress, loaded, method, search, device, memory, started)
+    return _run_stack(job) if request.is_stack() else _run_image(job)
 
 
-def _run_stack(
-    request: AnomalyRequest,
-    progress: Progress,
-    loaded: loading.Loaded,
-    search: scoring.Search,
-    device: torch.device,
-    about: dict[str, Any],
-    memory: record.PeakMemory,
-    started: float,
-) -> dict[str, Any]:
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """A request and what is needed to do it.
+
+    Attributes:
+        request: what is asked.
+        progress: told how far it is.
+        loaded: the model.
+        method: how it scores.
+        search: AnoGAN's.
+        device: where it computes.
+        memory: that it takes.
+        started: when, by the monotonic clock.
+    """
+
+    request: AnomalyRequest
+    progress: Progress
+    loaded: loading.Loaded
+    method: str
+    search: scoring.Search
+    device: torch.device
+    memory: record.PeakMemory
+    started: float
+
+    def about(self) -> dict[str, Any]:
+        """What the result says of how it was made."""
+        return {"method": self.method, "device": devices.describe(self.device)}
+
+
+def _run_stack(job: _Job) -> dict[str, Any]:
+    request, progress, loaded = job.request, job.progress, job.loaded
     stack, labels, name = dataset.stack_to_score(request.image, request.array)
     geometry = loaded.knowledge.geometry
     if geometry.kind != "images":
@@ -82,23 +103,25 @@ def _run_stack(
         )
     warnings = range_warnings(list(intensity.normalise_images(stack)[:, None]), loaded)
     progress.stage("Scoring")
-    scorer = scoring.Scorer(loaded.network, loaded.knowledge, about["method"], device, search, progress.check_cancelled)
+    scorer = scoring.Scorer(
+        loaded.network, loaded.knowledge, job.method, job.device, job.search, progress.check_cancelled
+    )
     maps, agains, scores = scoring.stack_scores(scorer, stack, batch=request.batch, fraction=progress.fraction)
-    known = loaded.calibration.get(about["method"])
+    known = loaded.calibration.get(job.method)
     limit = known.image_threshold(request.threshold) if known and known.images else None
     if limit is None:
-        warnings.append(_uncalibrated(about["method"]))
+        warnings.append(_uncalibrated(job.method))
     curves = None
     if labels is not None and 0 < np.count_nonzero(labels) < len(labels):
         plain = sources.fitted(stack.astype(np.float32), geometry.size)
-        curves = {about["method"]: evaluation.curves(scores, labels)}
+        curves = {job.method: evaluation.curves(scores, labels)}
         curves |= {n: evaluation.curves(s, labels) for n, s in loaded.baselines.image_scores(plain).items()}
     at: dict[str, float | None] = {}
     if curves and labels is not None and limit is not None:
-        at[about["method"]] = evaluation.dice_at(scores, labels, limit)["dice"]
+        at[job.method] = evaluation.dice_at(scores, labels, limit)["dice"]
     progress.stage("Writing")
     answer: dict[str, Any] = {
-        **about,
+        **job.about(),
         "array": name,
         "image_scores": [float(s) for s in scores],
         "image_threshold": limit,
@@ -112,7 +135,7 @@ def _run_stack(
             spread = intensity.IMAGE_SPAN * stack.std(axis=(1, 2), keepdims=True)
             again = (agains * spread + stack.mean(axis=(1, 2), keepdims=True)).astype(np.float32)
             _write_stack(again, scores, request.reconstruction, outputs)
-        return _finish(request, progress, loaded, answer, curves, at, warnings, memory, started, outputs)
+        return _finish(job, answer, curves, at, warnings, outputs)
 
 
 def _write_stack(
@@ -130,16 +153,8 @@ def _uncalibrated(method: str) -> str:
     return f"No normal images were scored by {method} when the model was trained, so that there is no threshold.{extra}"
 
 
-def _run_image(
-    request: AnomalyRequest,
-    progress: Progress,
-    loaded: loading.Loaded,
-    search: scoring.Search,
-    device: torch.device,
-    about: dict[str, Any],
-    memory: record.PeakMemory,
-    started: float,
-) -> dict[str, Any]:
+def _run_image(job: _Job) -> dict[str, Any]:
+    request, progress, loaded = job.request, job.progress, job.loaded
     image = images.read(request.image)
     mask = images.read(request.mask) if request.mask else None
     reference = images.read(request.reference) if request.reference else None
@@ -152,25 +167,25 @@ def _run_image(
     found = look(
         image,
         loaded,
-        method=about["method"],
+        method=job.method,
         mask=mask,
         overlap=request.overlap,
         batch=request.batch,
-        search=search,
-        device=device,
+        search=job.search,
+        device=job.device,
         progress=progress,
     )
     warnings = list(found.warnings)
     progress.stage("Finding")
-    known = loaded.calibration.get(about["method"])
+    known = loaded.calibration.get(job.method)
     limit = known.voxel_threshold(request.threshold) if known and known.voxels else None
     slice_limit = known.image_threshold(request.threshold) if known and known.images else None
     marked = None
     if limit is None:
-        warnings.append(_uncalibrated(about["method"]))
+        warnings.append(_uncalibrated(job.method))
         if request.findings or request.table:
             raise BadInput(
-                "There are no findings without a threshold.", _uncalibrated(about["method"]), "Choose another method."
+                "There are no findings without a threshold.", _uncalibrated(job.method), "Choose another method."
             )
     else:
         marked = findings.find(
@@ -186,10 +201,10 @@ def _run_image(
     dice: dict[str, Any] = {}
     if reference is not None:
         progress.stage("Measuring")
-        curves, at, dice = _measured(found, reference, about["method"], limit, marked, loaded)
+        curves, at, dice = _measured(found, reference, job.method, limit, marked, loaded)
     progress.stage("Writing")
     answer: dict[str, Any] = {
-        **about,
+        **job.about(),
         "plane": found.plane,
         "image_score": found.score,
         "slice_scores": [float(s) if math.isfinite(s) else None for s in found.slices],
@@ -210,7 +225,7 @@ def _run_image(
             images.write(marked.labels, outputs.path(request.findings), final=request.findings)
         if request.table and marked is not None:
             _write_table(marked.rows, outputs.path(request.table))
-        return _finish(request, progress, loaded, answer, curves, at, warnings, memory, started, outputs)
+        return _finish(job, answer, curves, at, warnings, outputs)
 
 
 def _measured(
@@ -259,18 +274,15 @@ def _write_table(rows: list[dict[str, Any]], path: str) -> None:
 
 
 def _finish(
-    request: AnomalyRequest,
-    progress: Progress,
-    loaded: loading.Loaded,
+    job: _Job,
     answer: dict[str, Any],
     curves: Mapping[str, evaluation.Curves] | None,
     at: Mapping[str, float | None],
     warnings: list[str],
-    memory: record.PeakMemory,
-    started: float,
     outputs: files.Outputs,
 ) -> dict[str, Any]:
     """Report, pictures and record; the whole result."""
+    request, progress = job.request, job.progress
     pictures: dict[str, str] = {}
     if request.report:
         if curves:
@@ -288,10 +300,10 @@ def _finish(
     if noted_path:
         noted = record.make(
             request,
-            models=[loaded.bundle],
+            models=[job.loaded.bundle],
             device=answer["device"],
             stages=stages,
-            peak_memory=memory.bytes(),
+            peak_memory=job.memory.bytes(),
             warnings=warnings,
             results={k: v for k, v in answer.items() if k not in ("image_scores", "slice_scores", "device")},
         )
@@ -307,7 +319,7 @@ def _finish(
         "record": noted_path,
         "pictures": pictures,
         **answer,
-        "seconds": time.monotonic() - started,
+        "seconds": time.monotonic() - job.started,
         "stages": stages,
         "warnings": warnings,
         "text": _text(answer, curves, at, warnings),

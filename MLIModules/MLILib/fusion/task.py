@@ -160,19 +160,11 @@ def _require_names(request: FuseRequest, atlases: AtlasSet | None) -> None:
     for path, what in ((request.probabilities, "the probabilities"), (request.disagreement, "the disagreement")):
         if path:
             images.require_suffix(path, images.WRITABLE, what)
-    if request.report and files.suffix(request.report) != ".json":
-        raise BadInput(f"{request.report} is no name for the report.", "It is JSON.", "End it with .json.")
+    files.require_json(request.report)
     if request.cache and Path(request.cache).expanduser().is_file():
         raise BadInput(f"{request.cache} is a file.", "The cache is a folder.", "Name a folder.")
     read = (*request.inputs(), *(atlases.files() if atlases else ()))
-    taken = {Path(path).resolve() for path in read}
-    for path in (*request.outputs(), record.path_beside(request.output)):
-        if Path(path).resolve() in taken:
-            raise BadInput(
-                f"{path} is an input and would be overwritten.",
-                "It is given as an output, or named after one.",
-                "Give the output another name.",
-            )
+    files.require_apart((*request.outputs(), record.path_beside(request.output)), read)
 
 
 def _target(request: FuseRequest) -> sitk.Image | None:
@@ -330,14 +322,8 @@ def _draw(
     """Write the pictures beside the report; their names by what they show."""
     from . import report_pictures  # matplotlib takes a second to import, and only a report needs it
 
-    report = Path(request.report)
     finals: dict[str, str] = {}
-
-    def place(name: str) -> str:
-        final = str(report.with_name(f"{files.stem(report)}_{name}"))
-        finals[Path(name).stem] = final
-        return outputs.path(final)
-
+    place = outputs.beside(request.report, finals)
     report_pictures.write(fused.report, place, raters=fused.raters, consensus=fused.consensus, target=target)
     return finals
 

@@ -180,17 +180,9 @@ def _require_names(request: RegisterRequest) -> None:
             images.require_suffix(path, images.WRITABLE, what)
     if request.warped_labels:
         images.require_suffix(request.warped_labels, (*images.WRITABLE, ".seg.nrrd"), "the labels")
-    if request.report and files.suffix(request.report) != ".json":
-        raise BadInput(f"{request.report} is no name for the report.", "It is JSON.", "End it with .json.")
+    files.require_json(request.report)
     inputs = (*request.inputs(), *([request.init] if Path(request.init).is_file() else []))
-    taken = {Path(path).resolve() for path in inputs}
-    for path in (*request.outputs(), _record_path(request)):
-        if Path(path).resolve() in taken:
-            raise BadInput(
-                f"{path} is an input and would be overwritten.",
-                "It is given as an output, or named after one.",
-                "Give the output another name.",
-            )
+    files.require_apart((*request.outputs(), _record_path(request)), inputs)
 
 
 def _record_path(request: RegisterRequest) -> str:
@@ -265,16 +257,7 @@ def _read_mask(path: str, image: sitk.Image, name: str, warnings: list[str]) -> 
 
 
 def _read_labels(path: str, image: sitk.Image, name: str) -> LabelFile:
-    found = label_files.read(path)
-    if found.grid.dimension == 3 and image.GetDimension() == 2:
-        found = label_files.picture(found)
-    if found.grid.dimension != image.GetDimension():
-        raise BadInput(
-            f"{path} is {found.grid.dimension}-D and {name} {image.GetDimension()}-D.",
-            "They do not belong together.",
-            "Give the file that was drawn on this image.",
-        )
-    return found
+    return label_files.read_on(path, image, name, "Give the file that was drawn on this image.")
 
 
 def _same_voxels(part: Grid, whole: Grid) -> bool:
@@ -361,14 +344,8 @@ def _draw(
         curve=result.curve,
         focus=focus,
     )
-    report = Path(request.report)
     finals: dict[str, str] = {}
-
-    def place(name: str) -> str:
-        final = str(report.with_name(f"{files.stem(report)}_{name}"))
-        finals[Path(name).stem] = final
-        return outputs.path(final)
-
+    place = outputs.beside(request.report, finals)
     title = f"{Path(request.moving).name} on {Path(request.fixed).name}"
     pictures.write(shown, measured, title, place)
     return finals

@@ -142,8 +142,7 @@ def _require_names(request: TemplateRequest) -> None:
     images.require_suffix(request.output, images.WRITABLE, "the template")
     if request.template_labels:
         images.require_suffix(request.template_labels, (*images.WRITABLE, ".seg.nrrd"), "the labels")
-    if request.report and files.suffix(request.report) != ".json":
-        raise BadInput(f"{request.report} is no name for the report.", "It is JSON.", "End it with .json.")
+    files.require_json(request.report)
     folder = Path(request.transforms)
     if request.transforms and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise BadInput(
@@ -151,14 +150,7 @@ def _require_names(request: TemplateRequest) -> None:
             "The transforms would be mixed with what is there.",
             "Empty it, or name a new one.",
         )
-    taken = {Path(path).resolve() for path in request.inputs()}
-    for path in (*request.outputs(), record.path_beside(request.output)):
-        if Path(path).resolve() in taken:
-            raise BadInput(
-                f"{path} is an input and would be overwritten.",
-                "It is given as an output, or named after one.",
-                "Give the output another name.",
-            )
+    files.require_apart((*request.outputs(), record.path_beside(request.output)), request.inputs())
 
 
 def _read(request: TemplateRequest, progress: Progress) -> tuple[list[sitk.Image], list[LabelFile]]:
@@ -172,16 +164,7 @@ def _read(request: TemplateRequest, progress: Progress) -> tuple[list[sitk.Image
         images.check(image, path)
         read.append(image)
     for path, image, name in zip(request.labels, read, request.images, strict=False):
-        found = label_files.read(path)
-        if found.grid.dimension == 3 and image.GetDimension() == 2:
-            found = label_files.picture(found)
-        if found.grid.dimension != image.GetDimension():
-            raise BadInput(
-                f"{path} is {found.grid.dimension}-D and {name} {image.GetDimension()}-D.",
-                "They do not belong together.",
-                "Give the labels in the order of the images.",
-            )
-        drawn.append(found)
+        drawn.append(label_files.read_on(path, image, name, "Give the labels in the order of the images."))
     if drawn:
         template_values(drawn)  # says now, not after the registrations, that there are none
     return read, drawn

@@ -86,6 +86,30 @@ def read(path: str | Path, names: Mapping[int, str] | None = None) -> LabelFile:
     return LabelFile(Grid.of(image), layers, _renamed(path, labels, names or {}), segments is not None)
 
 
+def read_on(path: str, image: sitk.Image, name: str, remedy: str) -> LabelFile:
+    """Read labels that were drawn on an image; one slice of three dimensions serves a picture of two.
+
+    Args:
+        path: of the labels.
+        image: what they were drawn on.
+        name: its file.
+        remedy: what the reader is told to do where the two have different dimensions.
+
+    Raises:
+        BadInput: they have different dimensions, or it is no label map.
+    """
+    found = read(path)
+    if found.grid.dimension == 3 and image.GetDimension() == 2:
+        found = picture(found)
+    if found.grid.dimension != image.GetDimension():
+        raise BadInput(
+            f"{path} is {found.grid.dimension}-D and {name} {image.GetDimension()}-D.",
+            "They do not belong together.",
+            remedy,
+        )
+    return found
+
+
 def pair(ours: Sequence[Label], theirs: Sequence[Label]) -> tuple[list[tuple[str, Label | None, Label | None]], str]:
     """Which label of a prediction stands for which of a reference.
 

@@ -92,14 +92,7 @@ def require_names(request: SegmentRequest) -> None:
     written = [request.output, request.uncertainty, request.probabilities, record.path_beside(request.output)]
     if request.uncertainty:
         written.append(mutual_information_path(request.uncertainty))
-    taken = {Path(path).resolve() for path in request.images}
-    for path in filter(None, written):
-        if Path(path).resolve() in taken:
-            raise BadInput(
-                f"{path} is an input and would be overwritten.",
-                "It is given as an output, or named after one.",
-                "Give the output another name.",
-            )
+    files.require_apart(filter(None, written), request.images)
 
 
 def mutual_information_path(uncertainty: str) -> str:
