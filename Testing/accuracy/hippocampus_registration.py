@@ -94,9 +94,9 @@ def kept_pairs(model: str = MODEL) -> list[tuple[Case, Case]]:
     return [(cases[fixed], cases[moving]) for fixed, moving in names]
 
 
-def measure(pairs: list[tuple[Case, Case]], compared: list[Method]) -> dict[str, Any]:
+def measure(pairs: list[tuple[Case, Case]], compared: list[Method], threads: int = THREADS) -> dict[str, Any]:
     """Mean figures: {method: {"anterior", "posterior", "mean": {dice, hd95 (and both _written)}, folded, seconds}}."""
-    torch.set_num_threads(THREADS)
+    torch.set_num_threads(threads)
     rows: dict[str, list[dict[str, Any]]] = {method.name: [] for method in compared}
     for number, (fixed_case, moving_case) in enumerate(pairs):
         fixed, moving = sitk.ReadImage(fixed_case.images[0]), sitk.ReadImage(moving_case.images[0])
@@ -120,7 +120,7 @@ def measure(pairs: list[tuple[Case, Case]], compared: list[Method]) -> dict[str,
                     "seconds": seconds,
                 }
             )
-    return {"pairs": len(pairs), "threads": THREADS, "methods": {name: _means(found) for name, found in rows.items()}}
+    return {"pairs": len(pairs), "threads": threads, "methods": {name: _means(found) for name, found in rows.items()}}
 
 
 def _means(rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("torch")
 
 import hippocampus_registration
+import torch
 
 from MLILib import bundles
 from MLILib.errors import BadInput
@@ -24,7 +25,8 @@ def result() -> dict[str, Any]:
     except BadInput as error:
         pytest.skip(f"the model {hippocampus_registration.MODEL} is not here: {error.what}")
     quick = [one for one in hippocampus_registration.methods() if not one.name.startswith("preset")]
-    measured = hippocampus_registration.measure(pairs, quick)
+    # Not more threads than this process has: they would wait for processors that other tests keep busy.
+    measured = hippocampus_registration.measure(pairs, quick, threads=torch.get_num_threads())
     print(f"\n{hippocampus_registration.table(measured)}")
     return measured
 
