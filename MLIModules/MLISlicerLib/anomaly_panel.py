@@ -14,6 +14,7 @@ from slicer.i18n import tr as _
 from MLILib.anomaly.requests import MODELS, PLANES, AnomalyRequest, TrainAnomalyRequest
 
 from . import anomaly, anomaly_training, display, overlay, side_by_side, training_job
+from .filling import fill_box, silent
 from .jobs import Steps
 from .parameters import tooltip
 from .side_by_side import Picture
@@ -66,9 +67,8 @@ class AnomalyPanel(TrainingView):
             getattr(ui, widget).toolTip = tooltip(TrainAnomalyRequest, name)
         ui.methodComboBox.toolTip = tooltip(AnomalyRequest, "method")
         ui.searchStepsSpinBox.toolTip = tooltip(AnomalyRequest, "search_steps")
-        wasBlocked = ui.opacitySlider.blockSignals(True)
-        ui.opacitySlider.value = display.OPACITY
-        ui.opacitySlider.blockSignals(wasBlocked)
+        with silent(ui.opacitySlider):
+            ui.opacitySlider.value = display.OPACITY
         ui.opacitySlider.connect("valueChanged(double)", self.onOpacityChanged)
         ui.thresholdSlider.connect("valueChanged(double)", self.onThresholdChanged)
         ui.findingsTableView.connect("clicked(QModelIndex)", self.onFindingClicked)
@@ -87,14 +87,9 @@ class AnomalyPanel(TrainingView):
         box, chosen = self.ui.methodComboBox, self._parameterNode.method
         told = model.bundle.metadata.get("mli", {}).get("anomaly", {}) if model is not None else {}
         methods = [str(name) for name in told.get("methods", ())]
-        wasBlocked = box.blockSignals(True)
-        box.clear()
         first = _("What the model was made for")
-        box.addItem(f"{first} ({methods[0]})" if methods else first, "")
-        for name in dict.fromkeys([*methods, *([chosen] if chosen else [])]):
-            box.addItem(name, name)
-        box.currentIndex = box.findData(chosen)
-        box.blockSignals(wasBlocked)
+        best = {"": f"{first} ({methods[0]})" if methods else first}
+        fill_box(box, {**best, **{name: name for name in methods}}, chosen)
 
     def showStoredResult(self, again: bool = False) -> None:
         """Show the latest result of this parameter set, if it is not shown already."""

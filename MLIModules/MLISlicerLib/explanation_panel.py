@@ -16,6 +16,7 @@ from MLILib.explanation.methods import METHODS, NOT_TESTED
 from MLILib.explanation.requests import ATTACKS, BASELINES, PRIORS, AttackRequest, ExplainCheckRequest, ExplainRequest
 
 from . import explanation, explanation_layers, explanation_report, install
+from .filling import fill_box, silent
 from .parameters import tooltip
 from .widget import swatch
 
@@ -144,19 +145,9 @@ class ExplanationPanel:
             places["point"] = _("The slice that a point lies in")
         node = self._parameterNode
         names = {one.name: one.name for one in offered}
-        self._refill(self.ui.targetComboBox, {"": _("What the model predicts"), **names}, node.target)
-        self._refill(self.ui.aimComboBox, {"": _("Any error"), **names}, node.aim)
-        self._refill(self.ui.whereComboBox, places, node.where)
-
-    @staticmethod
-    def _refill(comboBox: Any, items: dict[str, str], chosen: str) -> None:
-        """Replace a combo box's items; one that is chosen and not among them stays, for a reader to see."""
-        wasBlocked = comboBox.blockSignals(True)
-        comboBox.clear()
-        for value, text in {**items, **({} if chosen in items else {chosen: chosen})}.items():
-            comboBox.addItem(text, value)
-        comboBox.currentIndex = comboBox.findData(chosen)
-        comboBox.blockSignals(wasBlocked)
+        fill_box(self.ui.targetComboBox, {"": _("What the model predicts"), **names}, node.target)
+        fill_box(self.ui.aimComboBox, {"": _("Any error"), **names}, node.aim)
+        fill_box(self.ui.whereComboBox, places, node.where)
 
     def onModelActivated(self, index: int) -> None:
         """Another model was chosen by hand: what it does not have is not asked of it."""
@@ -225,12 +216,11 @@ class ExplanationPanel:
         if node.regionSegmentation is None or not node.regionSegment:
             self.onRegionChanged()  # the widget has chosen one by itself
             return
-        wasBlocked = selector.blockSignals(True)
-        if selector.currentNode() is not node.regionSegmentation:
-            selector.setCurrentNode(node.regionSegmentation)
-        if selector.currentSegmentID() != node.regionSegment:
-            selector.setCurrentSegmentID(node.regionSegment)
-        selector.blockSignals(wasBlocked)
+        with silent(selector):
+            if selector.currentNode() is not node.regionSegmentation:
+                selector.setCurrentNode(node.regionSegmentation)
+            if selector.currentSegmentID() != node.regionSegment:
+                selector.setCurrentSegmentID(node.regionSegment)
 
     def onRegionChanged(self, *_: Any) -> None:
         """Another segment was chosen."""
@@ -295,7 +285,7 @@ class ExplanationPanel:
             first = _("The last of the coarsest")
             if found and found["default"]:
                 first = f"{first} ({found['default']})"
-            self._refill(self.ui.layerComboBox, {"": first, **{value: text for text, value in offered}}, node.layer)
+            fill_box(self.ui.layerComboBox, {"": first, **{value: text for text, value in offered}}, node.layer)
             self._showLayers(found)
         wanted = any(METHODS[method].layer for method in self.logic.methods(node))
         if name and found is None and wanted and self._mayAsk():

@@ -22,6 +22,7 @@ from . import (
     overlay,
     side_by_side,
 )
+from .filling import silent
 from .side_by_side import Picture
 
 #: Milliseconds that the slider must rest before an attack follows it.
@@ -57,12 +58,10 @@ class ExplanationResults:
         self._attackedVolume: Any = None
         self._rangeOf: Any = None
         ui = self.ui
-        wasBlocked = ui.opacitySlider.blockSignals(True)
-        ui.opacitySlider.value = display.OPACITY
-        ui.opacitySlider.blockSignals(wasBlocked)
-        wasBlocked = ui.hideSlider.blockSignals(True)
-        ui.hideSlider.value = display.CLEAR
-        ui.hideSlider.blockSignals(wasBlocked)
+        with silent(ui.opacitySlider):
+            ui.opacitySlider.value = display.OPACITY
+        with silent(ui.hideSlider):
+            ui.hideSlider.value = display.CLEAR
         ui.shownComboBox.connect("activated(int)", self.onShownActivated)
         ui.componentSlider.connect("valueChanged(double)", self.onComponentChanged)
         ui.opacitySlider.connect("valueChanged(double)", self.onOpacityChanged)
@@ -145,12 +144,11 @@ class ExplanationResults:
             ui.explainedBrowser.setHtml(held["words"])
             ui.warningsLabel.text = "\n".join(f"\N{WARNING SIGN} {sentence}" for sentence in held["warnings"])
             ui.warningsLabel.visible = bool(held["warnings"])
-            wasBlocked = ui.shownComboBox.blockSignals(True)
-            ui.shownComboBox.clear()
-            for number, one in enumerate(held["maps"]):
-                ui.shownComboBox.addItem(METHODS[one["method"]].title, number)
-            ui.shownComboBox.currentIndex = min(node.shownMap, len(held["maps"]) - 1)
-            ui.shownComboBox.blockSignals(wasBlocked)
+            with silent(ui.shownComboBox):
+                ui.shownComboBox.clear()
+                for number, one in enumerate(held["maps"]):
+                    ui.shownComboBox.addItem(METHODS[one["method"]].title, number)
+                ui.shownComboBox.currentIndex = min(node.shownMap, len(held["maps"]) - 1)
             for widget in (ui.shownLabel, ui.shownComboBox):
                 widget.visible = len(held["maps"]) > 1
             self.showComponents()
@@ -183,10 +181,9 @@ class ExplanationResults:
         for widget in (ui.hideLabel, ui.hideSlider):
             widget.visible = makes != "image"
         if shown is not None:
-            wasBlocked = ui.componentSlider.blockSignals(True)
-            ui.componentSlider.maximum = shown.GetImageData().GetNumberOfScalarComponents() - 1
-            ui.componentSlider.value = min(node.component, ui.componentSlider.maximum)
-            ui.componentSlider.blockSignals(wasBlocked)
+            with silent(ui.componentSlider):
+                ui.componentSlider.maximum = shown.GetImageData().GetNumberOfScalarComponents() - 1
+                ui.componentSlider.value = min(node.component, ui.componentSlider.maximum)
 
     def _components(self, number: int) -> Any:
         """The volume with all components of the map of this number, or None."""
@@ -345,11 +342,10 @@ class ExplanationResults:
         self._rangeOf = volume
         window = max(float(shown.GetWindow()), 1e-6)
         slider = self.ui.epsilonSlider
-        wasBlocked = slider.blockSignals(True)
-        slider.maximum = max(_LARGEST * window, node.epsilon)
-        slider.singleStep = 0.001 * window
-        slider.value = node.epsilon
-        slider.blockSignals(wasBlocked)
+        with silent(slider):
+            slider.maximum = max(_LARGEST * window, node.epsilon)
+            slider.singleStep = 0.001 * window
+            slider.value = node.epsilon
         if node.epsilon == 0.0 and not node.attackSummary:
             node.epsilon = _FIRST * window
 

@@ -17,6 +17,7 @@ from MLILib.fusion.methods import METHODS
 from MLILib.registration.presets import PRESETS
 
 from . import display, fusion_atlases, fusion_report, models
+from .filling import fill_box
 from .jobs import Call, Status, Steps
 from .state_list import State, StateList
 
@@ -136,15 +137,7 @@ class FusionPanel:
         found = fusion_atlases.folders()
         comboBox, node = self.ui.atlasFolderComboBox, self._parameterNode
         chosen = node.atlasFolder if node is not None else ""
-        wasBlocked = comboBox.blockSignals(True)
-        comboBox.clear()
-        comboBox.addItem(_("Select a folder"), "")
-        for uid, text in found.items():
-            comboBox.addItem(text, uid)
-        if chosen and chosen not in found:
-            comboBox.addItem(_("(a folder without atlases)"), chosen)
-        comboBox.currentIndex = comboBox.findData(chosen)
-        comboBox.blockSignals(wasBlocked)
+        fill_box(comboBox, {"": _("Select a folder"), **found}, chosen, _("(a folder without atlases)"))
         if node is not None:
             if not chosen and found:
                 node.atlasFolder = next(iter(found))

@@ -13,6 +13,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from . import curve_picture, display, overlay, registration_presets, transforms
+from .filling import fill_box
 from .job_folder import JobFolder
 from .jobs import Status, Steps
 
@@ -79,14 +80,11 @@ class RegistrationPanel:
     def fillPresets(self) -> None:
         """Read the list of presets again."""
         self.presets = registration_presets.known()
-        comboBox = self.ui.presetComboBox
-        wasBlocked = comboBox.blockSignals(True)
-        comboBox.clear()
-        for preset in self.presets.values():
-            title = _("{title} (yours)").format(title=preset.title) if preset.own else preset.title
-            comboBox.addItem(title, preset.name)
-        comboBox.addItem(_("Learned (a trained model)"), "learned")
-        comboBox.blockSignals(wasBlocked)
+        titles = {
+            preset.name: _("{title} (yours)").format(title=preset.title) if preset.own else preset.title
+            for preset in self.presets.values()
+        }
+        fill_box(self.ui.presetComboBox, {**titles, "learned": _("Learned (a trained model)")})
 
     def onPresetActivated(self, index: int) -> None:
         """A preset was chosen by hand: it fills the settings."""

@@ -16,6 +16,7 @@ from slicer.i18n import tr as _
 from MLILib.segmentation.requests import TrainSegmentationRequest
 
 from . import fusion_atlases, models, segmentation_training, training_job
+from .filling import fill_box
 from .jobs import Steps
 from .parameters import ChoiceConnector, setting_of, tooltip
 from .training_job import Trained
@@ -74,17 +75,9 @@ class TrainingPanel(TrainingView):
     def findCases(self) -> None:
         """List the folders of the scene that hold volumes with segmentations."""
         comboBox, chosen = self.ui.trainFolderComboBox, self._parameterNode.trainFolder
-        wasBlocked = comboBox.blockSignals(True)
-        comboBox.clear()
-        comboBox.addItem(_("Select the cases"), "")
-        for uid, text in fusion_atlases.folders(_("1 case"), _("{count} cases")).items():
-            comboBox.addItem(text, uid)
-        comboBox.addItem(_("A file, dataset.json"), FILE)
-        known = [comboBox.itemData(index) for index in range(comboBox.count)]
-        if chosen and chosen not in known:
-            comboBox.addItem(_("(a folder without cases)"), chosen)
-        comboBox.currentIndex = comboBox.findData(chosen)
-        comboBox.blockSignals(wasBlocked)
+        found = fusion_atlases.folders(_("1 case"), _("{count} cases"))
+        items = {"": _("Select the cases"), **found, FILE: _("A file, dataset.json")}
+        fill_box(comboBox, items, chosen, _("(a folder without cases)"))
         self.showTraining()
 
     def onChooseDataset(self, checked: bool = False) -> None:
