@@ -27,6 +27,12 @@ from .tables import write_csv
 
 #: What a model is meant for, where its maker says nothing.
 INTENDED_USE = "Research; not for diagnosis."
+#: Entry of configs/inference.json: the images of :func:`folder_of_images`, each through the preprocessing.
+DATASET = {
+    "_target_": "Dataset",
+    "data": "$[{'image': i} for i in @datalist]",
+    "transform": "@preprocessing",
+}
 
 
 def read_words(path: str) -> dict[str, Any]:
@@ -117,6 +123,19 @@ def tensor(
         "value_range": list(value_range),
         "is_patch_data": patch,
         "channel_def": {str(i): name for i, name in enumerate(channels)},
+    }
+
+
+def folder_of_images(ending: str) -> dict[str, Any]:
+    """The first entries of configs/inference.json: MONAI's runner is given each image of a folder, by its ending."""
+    return {
+        "imports": ["$import glob"],
+        "bundle_root": ".",
+        "image_key": "image",
+        "output_dir": "$@bundle_root + '/eval'",
+        "dataset_dir": "$@bundle_root + '/images'",
+        "datalist": f"$sorted(glob.glob(@dataset_dir + '/*{ending}'))",
+        "device": "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
     }
 
 

@@ -12,7 +12,17 @@ import numpy as np
 import torch
 
 from .. import bundles, charts
-from ..bundle_parts import basics, evaluation, portable, runner_packages, tensor, write_measured, write_model
+from ..bundle_parts import (
+    DATASET,
+    basics,
+    evaluation,
+    folder_of_images,
+    portable,
+    runner_packages,
+    tensor,
+    write_measured,
+    write_model,
+)
 from ..files import write_text
 from ..model_card import card_text, computed
 from ..progress import Progress, duration
@@ -21,9 +31,7 @@ from ..tables import write_csv
 from .figures import Figures, measure
 from .medmnist import Part
 from .requests import TrainClassificationRequest
-
-if TYPE_CHECKING:
-    from .training import Trained
+from .trained import Trained
 
 
 def write(
@@ -103,13 +111,7 @@ def names(words: Mapping[str, Any], classes: int) -> list[str]:
 def inference_config(trained: Trained) -> dict[str, Any]:
     """configs/inference.json: any image is brought to the size of those trained on, and to mean 0 and deviation 1."""
     return {
-        "imports": ["$import glob"],
-        "bundle_root": ".",
-        "image_key": "image",
-        "output_dir": "$@bundle_root + '/eval'",
-        "dataset_dir": "$@bundle_root + '/images'",
-        "datalist": "$sorted(glob.glob(@dataset_dir + '/*.png'))",
-        "device": "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
+        **folder_of_images(".png"),
         "network_def": trained.definition | {"_target_": trained.definition["_target_"].rpartition(".")[2]},
         "network": "$@network_def.to(@device)",
         "preprocessing": {
@@ -127,11 +129,7 @@ def inference_config(trained: Trained) -> dict[str, Any]:
                 {"_target_": "NormalizeIntensityd", "keys": "@image_key", "channel_wise": True},
             ],
         },
-        "dataset": {
-            "_target_": "Dataset",
-            "data": "$[{'image': i} for i in @datalist]",
-            "transform": "@preprocessing",
-        },
+        "dataset": dict(DATASET),
         "dataloader": {"_target_": "DataLoader", "dataset": "@dataset", "batch_size": 1, "num_workers": 0},
         "inferer": {"_target_": "SimpleInferer"},
         "postprocessing": {

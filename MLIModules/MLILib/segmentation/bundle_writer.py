@@ -17,8 +17,10 @@ import SimpleITK as sitk
 import torch
 
 from ..bundle_parts import (
+    DATASET,
     basics,
     evaluation,
+    folder_of_images,
     instantiate,
     or_none,
     portable,
@@ -118,13 +120,7 @@ def inference_config(plan: Plan) -> dict[str, Any]:
     """configs/inference.json: preprocessing, network, sliding windows, and the way back to the input's grid."""
     dims = plan.dimensions
     return {
-        "imports": ["$import glob"],
-        "bundle_root": ".",
-        "image_key": "image",
-        "output_dir": "$@bundle_root + '/eval'",
-        "dataset_dir": "$@bundle_root + '/images'",
-        "datalist": "$sorted(glob.glob(@dataset_dir + '/*.nii.gz'))",
-        "device": "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
+        **folder_of_images(".nii.gz"),
         # MONAI finds its own networks by their name alone
         "network_def": plan.network | {"_target_": plan.network["_target_"].removeprefix("monai.networks.nets.")},
         "network": "$@network_def.to(@device)",
@@ -138,11 +134,7 @@ def inference_config(plan: Plan) -> dict[str, Any]:
                 {"_target_": "NormalizeIntensityd", "keys": "@image_key", "channel_wise": True},
             ],
         },
-        "dataset": {
-            "_target_": "Dataset",
-            "data": "$[{'image': i} for i in @datalist]",
-            "transform": "@preprocessing",
-        },
+        "dataset": dict(DATASET),
         "dataloader": {
             "_target_": "DataLoader",
             "dataset": "@dataset",
