@@ -52,11 +52,18 @@ class TestJson:
         assert "does not exist" in done.stderr
         assert "Traceback" not in done.stderr
 
-    def test_without_json_a_table(self, tmp_path: Path) -> None:
+    def test_without_json_a_table(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
         path = _label(tmp_path / "a.nrrd")
-        done = mli("evaluate", path, path)
-        assert done.returncode == 0
-        assert "dice" in done.stdout.lower()
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            assert cli.main(["evaluate", path, path]) == 0
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        said = capfd.readouterr().out
+        assert "dice" in said.lower()
+        with pytest.raises(json.JSONDecodeError):
+            json.loads(said)
 
 
 class TestBadCommandLines:
