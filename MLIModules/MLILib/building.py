@@ -5,19 +5,29 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from .device import is_out_of_memory
 from .errors import BadInput, MissingPackage, MLIError
 
-if TYPE_CHECKING:
-    from .bundles import Bundle
+
+class Configured(Protocol):
+    """What of a bundle is told of when its configuration is wrong."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def folder(self) -> Path: ...
+    @property
+    def trusted(self) -> bool: ...
+    @property
+    def metadata(self) -> Mapping[str, Any]: ...
 
 
 @contextlib.contextmanager
-def building(bundle: Bundle, key: str) -> Iterator[None]:
+def building(bundle: Configured, key: str) -> Iterator[None]:
     """Turns what a configuration gets wrong into a sentence; torch.load in trusted code reads weights only."""
     force = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
     before, path = os.environ.get(force), list(sys.path)

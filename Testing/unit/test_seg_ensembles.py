@@ -18,7 +18,8 @@ torch = pytest.importorskip("torch")
 from MLILib.errors import BadInput, Cancelled  # noqa: E402
 from MLILib.progress import Progress  # noqa: E402
 from MLILib.segmentation import training  # noqa: E402
-from MLILib.segmentation.ensembles import expanded, member_requests  # noqa: E402
+from MLILib.segmentation.ensemble_folder import expanded  # noqa: E402
+from MLILib.segmentation.ensembles import member_requests  # noqa: E402
 from MLILib.segmentation.inference import segment  # noqa: E402
 from MLILib.segmentation.requests import TrainSegmentationRequest  # noqa: E402
 from MLILib.tasks import run  # noqa: E402

@@ -7,7 +7,6 @@ schedule. A part of the training images chooses the epoch; the file's validation
 from __future__ import annotations
 
 import copy
-import dataclasses
 import time
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from . import bundle, medmnist
 from .figures import Figures, measure
 from .medmnist import Part
 from .requests import TrainClassificationRequest
+from .trained import Trained
 
 _WEIGHT_DECAY = 0.05
 #: Largest shift (share of the image), turn (radians) and change of size of a copy.
@@ -66,35 +66,6 @@ def run(request: TrainClassificationRequest, progress: Progress) -> dict[str, An
     trained = fit(request, training, choosing, classes, device, progress)
     progress.stage("Writing the bundle")
     return bundle.write(folder, trained, request, words, test, progress)
-
-
-@dataclasses.dataclass
-class Trained:
-    """What a training gives.
-
-    Attributes:
-        definition: of the network, as a configuration names it.
-        network: in evaluation mode, on the CPU, with the weights of the best epoch.
-        size: of the images, pixels along x and y.
-        classes: their number.
-        best_epoch: counted from 1.
-        chosen: its figures on the images that chose it.
-        history: a row an epoch: epoch, loss, choosing_loss, auc, accuracy, seconds.
-        images: numbers of those trained on and of those that chose.
-        seconds: of the training.
-        device: where.
-    """
-
-    definition: dict[str, Any]
-    network: torch.nn.Module
-    size: tuple[int, int]
-    classes: int
-    best_epoch: int
-    chosen: Figures
-    history: list[dict[str, float]]
-    images: tuple[int, int]
-    seconds: float
-    device: str
 
 
 def fit(

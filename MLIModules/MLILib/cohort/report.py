@@ -6,14 +6,12 @@ import base64
 import html
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..metrics import METRICS
 from . import boxes, paired
+from .compared import Comparison
 from .paired import Pair
-
-if TYPE_CHECKING:
-    from .comparison import Comparison
 
 #: Metrics whose smaller values are the better ones.
 _SMALLER = frozenset({"hausdorff", "hausdorff95", "assd"})

@@ -12,17 +12,15 @@ import json
 import math
 import shutil
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..bundle_parts import write_json
 from ..errors import BadInput
 from ..progress import Progress, duration
+from .ensemble_folder import INDEX
 from .train_request import TrainSegmentationRequest
-
-#: The file that makes a folder of bundles an ensemble.
-INDEX = "ensemble.json"
 
 
 def member_requests(request: TrainSegmentationRequest) -> list[TrainSegmentationRequest]:
@@ -39,8 +37,17 @@ def member_requests(request: TrainSegmentationRequest) -> list[TrainSegmentation
     ]
 
 
-def train_members(request: TrainSegmentationRequest, progress: Progress) -> dict[str, Any]:
+def train_members(
+    request: TrainSegmentationRequest,
+    progress: Progress,
+    train: Callable[[TrainSegmentationRequest, Progress], dict[str, Any]],
+) -> dict[str, Any]:
     """Train every member; those that are done already stay as they are when the training is resumed.
+
+    Args:
+        request: of the ensemble.
+        progress: told of each member.
+        train: trains one, as :func:`MLILib.segmentation.training.run` does.
 
     Returns:
         bundle (the folder), members (each one's bundle, Dice on the cases kept aside, validation Dice and seconds),
@@ -49,8 +56,6 @@ def train_members(request: TrainSegmentationRequest, progress: Progress) -> dict
     Raises:
         BadInput: the folder holds files already, or as in :func:`MLILib.segmentation.training.run`.
     """
-    from . import training
-
     folder = Path(request.output)
     if folder.exists() and any(folder.iterdir()) and not request.resume:
         raise BadInput(f"{folder} already holds files.", "", "Go on with --resume, or name another folder.")
@@ -68,7 +73,7 @@ def train_members(request: TrainSegmentationRequest, progress: Progress) -> dict
             begun = (place / "training" / "checkpoint.pt").exists()
             if place.exists() and not begun and {p.name for p in place.iterdir()} <= {"training"}:
                 shutil.rmtree(place)  # cut short before the first checkpoint: nothing is lost
-            result = training.run(dataclasses.replace(member, resume=begun), progress)
+            result = train(dataclasses.replace(member, resume=begun), progress)
             kept = {k: result.get(k) for k in ("validation_dice", "test", "seconds", "error")}
             write_json(result_file, kept)
         told = json.loads(result_file.read_text(encoding="utf-8"))
@@ -90,29 +95,6 @@ def train_members(request: TrainSegmentationRequest, progress: Progress) -> dict
         "bundle": str(folder), "members": found, "dice": dice, "cases": cases, "seconds": seconds, "ok": not errors,
         "errors": errors, "text": "\n".join([*lines, *errors]),
     }  # fmt: skip
-
-
-def expanded(models: Sequence[str]) -> list[str]:
-    """Names and paths of models, with an ensemble's folder replaced by its members.
-
-    Raises:
-        BadInput: the ensemble's index is damaged, or a member is gone.
-    """
-    out: list[str] = []
-    for model in models:
-        index = Path(model).expanduser() / INDEX
-        if not model.strip() or not index.is_file():
-            out.append(model)
-            continue
-        try:
-            members = [index.parent / str(name) for name in json.loads(index.read_text(encoding="utf-8"))["members"]]
-        except (ValueError, KeyError, TypeError) as error:
-            raise BadInput(f"{index} does not list the members of an ensemble.", "", "Name the models.") from error
-        absent = [str(member) for member in members if not member.is_dir()]
-        if absent or not members:
-            raise BadInput(f"The ensemble {model} lacks {', '.join(absent) or 'members'}.", "", "Restore them.")
-        out += [str(member) for member in members]
-    return out
 
 
 def _dice(told: dict[str, Any]) -> float | None:

@@ -26,7 +26,8 @@ from .. import files, geometry, images, record
 from ..errors import BadInput, OutOfMemory
 from ..geometry import Grid
 from ..progress import Progress
-from . import ensembles, models, outputs, tiles
+from . import models, outputs, tiles
+from .ensemble_folder import expanded
 from .models import Model
 from .outputs import Segmentation
 from .postprocessing import Postprocessing
@@ -54,7 +55,7 @@ def run(request: SegmentRequest, progress: Progress) -> dict[str, Any]:
     resolved = devices.resolve(request.device)
     memory = record.PeakMemory(str(resolved))
     progress.stage("Reading")
-    chosen = [models.load(name, request.trust) for name in ensembles.expanded(request.model)]
+    chosen = [models.load(name, request.trust) for name in expanded(request.model)]
     pictures = [images.read(path) for path in request.images]
     names = list(request.images)
     result = _segment(
@@ -154,7 +155,7 @@ def segment(
     """
     pictures = [image] if isinstance(image, sitk.Image) else list(image)
     names = ["The image"] if len(pictures) == 1 else [f"Image {i + 1}" for i in range(len(pictures))]
-    names_of_models = ensembles.expanded([model] if isinstance(model, str) else model)
+    names_of_models = expanded([model] if isinstance(model, str) else model)
     chosen = [models.load(name, trust) for name in names_of_models]
     return _segment(
         pictures,

@@ -30,6 +30,7 @@ from .batch_statistics import renew
 from .curve import epoch_text, write_curve
 from .dataset import Dataset, Split, chosen_cases, fingerprint, read_dataset, require_usable, split_cases
 from .distributed import Team, device_of, team
+from .ensembles import train_members
 from .losses import SegmentationLoss, balanced_weights, l1_norm, mixup_share
 from .plan import Plan, make_plan, read_plan
 from .shape_prior import ShapeAutoencoder, learn_shapes, oddity
@@ -62,9 +63,7 @@ def run(request: TrainSegmentationRequest, progress: Progress) -> dict[str, Any]
     """
     charts.require_matplotlib()
     if request.ensemble:
-        from .ensembles import train_members  # which calls this function again
-
-        return train_members(request, progress)
+        return train_members(request, progress, run)
     require_einops(request.network)
     dataset = read_dataset(request.dataset)
     split, images = chosen_cases(split_cases(dataset, request.fold, request.folds), request.labelled, request.draw)
