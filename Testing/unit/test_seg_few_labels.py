@@ -58,7 +58,50 @@ class TestMeanTeacher:
         certain = torch.tensor([[[50.0]], [[0.0]]])[None]
         assert float(unlabelled.disagreement(certain, -certain)) == pytest.approx(2.0)  # (1 - 0)^2 + (0 - 1)^2
 
-    def test_the_images_without_labels_are_looked_at(self, tmp_path: Path) -> None:
+    def test_boxes_are_pasted_both_ways(self) -> None:
+        rng = np.random.default_rng(0)
+        shares = []
+        for shape in ((12, 10, 8), (20, 16)):
+            for _ in range(50):
+                inside = unlabelled.box(shape, rng)
+                shares.append(float(inside.float().mean()))
+                for axis in range(len(shape)):  # a box: along each axis it is one run
+                    along = inside.any(dim=tuple(a for a in range(len(shape)) if a != axis)).int()
+                    assert int(along.diff().abs().sum()) + int(along[0]) + int(along[-1]) == 2
+                    assert int(inside.sum()) % int(along.sum()) == 0
+        assert 0.15 < min(shares) < 0.4
+        assert 0.6 < max(shares) < 0.85
+        ones, others = torch.ones(2, 1, 20, 16), torch.zeros(2, 1, 20, 16)
+        both = unlabelled.pasted(ones, others, inside)
+        assert torch.equal(both[:2], inside.float().expand(2, 1, -1, -1))
+        assert torch.equal(both[2:], 1 - both[:2])
+
+    def test_what_is_pasted_is_learned_with_what_the_teacher_says(self, tmp_path: Path) -> None:
+        """The loss is that of the labelled images plus, weighted, that of the pasted ones with pasted labels."""
+        data = write_dataset(tmp_path, 6, size=(20, 18))
+        settings = SETTINGS | {"augment": ("none",)}
+        request = TrainSegmentationRequest(str(data), str(tmp_path / "x"), mean_teacher=3.0, labelled=1, **settings)
+        dataset = read_dataset(data)
+        split, images = chosen_cases(split_cases(dataset, 0, 3), 1, 0)
+        made = Trainer(request, dataset, split, torch.device("cpu"), images=images)
+        image, label = torch.randn(2, 1, 24, 24), torch.randint(0, 2, (2, 1, 24, 24))
+        other = torch.randn(2, 1, 24, 24)
+        seen: list[tuple[Any, Any]] = []
+        wanted = made.loss.forward
+        made.loss.forward = lambda found, truth, *rest: (seen.append((found, truth)), wanted(found, truth, *rest))[1]
+        inputs: list[Any] = []
+        made.network.register_forward_pre_hook(lambda _module, args: inputs.append(args[0]))
+        said = made.average.train()(other).argmax(dim=1, keepdim=True)
+        loss = made._step(image, label, 0, (), [other, other])
+        pasted, drawn = inputs[0][2:], seen[1][1]
+        of_label = (pasted[:2] == image).all(dim=1, keepdim=True)
+        assert torch.equal(drawn[:2], torch.where(of_label, label, said))
+        assert torch.equal(drawn[2:], torch.where(of_label, said, label))
+        parts = [float(wanted(found.detach(), truth)) for found, truth in seen]
+        assert loss == pytest.approx(parts[0] + 3 * math.exp(-5) * parts[1], rel=1e-5)
+
+    @pytest.mark.parametrize("paste", [True, False])
+    def test_the_images_without_labels_are_looked_at(self, tmp_path: Path, paste: bool) -> None:
         data = write_dataset(tmp_path, 6, size=(20, 18))
         dataset = read_dataset(data)
         split, images = chosen_cases(split_cases(dataset, 0, 3), 1, 0)
@@ -67,7 +110,7 @@ class TestMeanTeacher:
         losses = {}
         for weight in (0.0, 5.0):
             request = TrainSegmentationRequest(
-                str(data), str(tmp_path / "x"), mean_teacher=weight, labelled=1, **SETTINGS
+                str(data), str(tmp_path / "x"), mean_teacher=weight, paste=paste or not weight, labelled=1, **SETTINGS
             )
             trainer = Trainer(request, dataset, split, torch.device("cpu"), images=images)
             trainer.read_cases(Progress())
@@ -98,6 +141,8 @@ class TestMeanTeacher:
         plain = TrainSegmentationRequest(str(data), str(tmp_path / "model"), **SETTINGS)
         with pytest.raises(BadInput, match="no unlabelled images"):
             run(dataclasses.replace(plain, mean_teacher=1.0))
+        with pytest.raises(BadInput, match="--no-paste is for a mean teacher"):
+            run(dataclasses.replace(plain, paste=False))
         with pytest.raises(BadInput, match="nothing learns from them"):
             run(dataclasses.replace(plain, unlabelled=str(tmp_path)))
         with pytest.raises(BadInput, match="moving average"):

@@ -124,16 +124,14 @@ class Sampler:
         image = self._intensity({"image": data["image"]})["image"].as_tensor().float()
         return self._without(image, state + 2), self._hard(data)
 
-    def views(self, epoch: int, index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """One patch of case `index` seen twice: two images with intensities changed independently, and the label."""
+    def views(self, epoch: int, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """One patch of case `index` seen twice: with intensities changed, and with those it has."""
         state = self._state(epoch, index)
-        data = self._placed(index, state)
-        seen = []
-        for shift in (1, 3):
-            self._intensity.set_random_state(seed=state + shift)
-            image = self._intensity({"image": data["image"].clone()})["image"].as_tensor().float()
-            seen.append(self._without(image, state + shift + 1))
-        return seen[0], seen[1], self._hard(data)
+        plain = self._placed(index, state)["image"].as_tensor().float()
+        self._intensity.set_random_state(seed=state + 1)
+        changed = self._intensity({"image": plain.clone()})["image"]
+        changed = changed.as_tensor() if hasattr(changed, "as_tensor") else changed
+        return self._without(changed.float(), state + 2), self._without(plain, state + 4)
 
     def order(self, epoch: int) -> list[int]:
         """The order in which `epoch` visits the cases."""

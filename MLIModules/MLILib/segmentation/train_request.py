@@ -135,8 +135,12 @@ class TrainSegmentationRequest(Request):
         "channels.", kind="input_folder", metavar="FOLDER", group=_FEW,
     )  # fmt: skip
     mean_teacher: float = setting(
-        0.0, "Weight of the agreement with a mean teacher on unlabelled images (Tarvainen 2017); 0 is off.",
+        0.0, "Weight of what a mean teacher says of unlabelled images (Tarvainen 2017); 0 is off.",
         minimum=0.0, maximum=1000.0, group=_FEW,
+    )  # fmt: skip
+    paste: bool = setting(
+        True, "Paste boxes of unlabelled images, with the teacher's labels, into labelled ones and back (Bai 2023); "
+        "without, only the probabilities are to agree.", group=_FEW,
     )  # fmt: skip
     modality_dropout: float = setting(
         0.0, "Probability that a channel of a sample is blank, never all of them, so that the model works without.",
@@ -165,6 +169,8 @@ class TrainSegmentationRequest(Request):
             raise BadInput("All class weights are 0.", "Nothing would be learned.", "Give a weight above 0.")
         if self.unlabelled and not self.mean_teacher:
             raise BadInput("Unlabelled images are given, but nothing learns from them.", "", "Add --mean-teacher 1.")
+        if not self.paste and not self.mean_teacher:
+            raise BadInput("--no-paste is for a mean teacher, and there is none.", "", "Add --mean-teacher 1.")
         if self.mean_teacher and not self.ema:
             raise BadInput("The mean teacher is the moving average of the weights.", "--ema is 0.", "Leave it out.")
         if self.calibrate and self.fold < 0 and not self.ensemble:

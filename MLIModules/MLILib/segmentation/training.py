@@ -43,6 +43,8 @@ _CLIP_NORM = 12.0
 _STATISTICS_BATCHES = 16
 #: Steps in which the autoencoder of the shape prior learns.
 _SHAPE_STEPS = 400
+#: Tells the random numbers of pasting from those of other changes.
+_PASTING = 1
 
 Pairs = list[tuple[torch.Tensor, torch.Tensor]]
 
@@ -184,6 +186,7 @@ class Trainer:
 
     def _planned(self) -> Plan:
         request = self.request
+        patches = 1 + (1 + request.paste if request.mean_teacher else 0)
         return make_plan(
             self.dataset,
             fingerprint(self.split.training),
@@ -192,7 +195,7 @@ class Trainer:
             dropout=request.dropout,
             batch=request.batch,
             patch=request.patch,
-            memory=training_memory.at_hand(self.device),
+            memory=training_memory.at_hand(self.device, patches),
         )
 
     def _require_weights(self) -> None:
@@ -318,7 +321,7 @@ class Trainer:
             number = self.epoch * steps + step
             views = None
             if other is not None:
-                at = self.crew.share(other.visited(number, self.batch))
+                at = self.crew.share(other.visited(number, self.batch)[: len(visited)])
                 both = [other.views(epoch, i) for epoch, i in at]
                 views = [torch.stack([view[side] for view in both]) for side in (0, 1)]
             names = [self.split.training[i].name for _, i in chosen]
@@ -350,29 +353,40 @@ class Trainer:
         rate = learning_rate(number, self.steps_per_epoch * request.epochs, request.learning_rate)
         set_rate(self.optimizer, rate)
         images, labels = images.to(self.device), labels.to(self.device)
-        others, share = None, 1.0
+        mixed, share = None, 1.0
         if request.mixup and len(images) > 1:
             share = mixup_share(request.mixup, np.random.default_rng([request.seed, number, self.crew.rank]))
             images = share * images + (1 - share) * images.flip(0)
-            others = labels.flip(0)
+            mixed = labels.flip(0)
         if request.dropout:  # a resumed training drops what an uninterrupted one would have dropped
             torch.manual_seed((request.seed * 1_000_003 + number) * 64 + self.crew.rank)
         n = len(images)
-        seen = images if views is None else torch.cat([images, views[0].to(self.device)])
-        with torch.autocast(self.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None):
+        seen, inside = images, None
+        if views is not None:
+            others = views[0].to(self.device)
+            if request.paste:
+                rng = np.random.default_rng([request.seed, number, self.crew.rank, _PASTING])
+                inside = unlabelled.box(images.shape[2:], rng).to(self.device)
+                others = unlabelled.pasted(images, others, inside)
+            seen = torch.cat([images, others])
+        with self._mixed_precision():
             logits = self.called(seen).float()
-        loss = self.loss(logits[:n], labels, others, share)
+        loss = self.loss(logits[:n], labels, mixed, share)
         if request.shape_prior and self._shapes is not None:
             loss = loss + request.shape_prior * oddity(self._shapes, logits[:n])
         if views is not None:
             self.average.train()  # with noise of its own; its batch statistics are copied below
-            with (
-                torch.no_grad(),
-                torch.autocast(self.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None),
-            ):
+            with torch.no_grad(), self._mixed_precision():
                 taught = self.average(views[1].to(self.device)).float()
-            weight = request.mean_teacher * unlabelled.ramp(done)
-            loss = loss + weight * unlabelled.disagreement(logits[n:], taught)
+            if inside is None:
+                apart = unlabelled.disagreement(logits[n:], taught)
+            else:
+                said = taught.argmax(dim=1, keepdim=True)
+                drawn = unlabelled.pasted(labels, said, inside)
+                apart = self.loss(
+                    logits[n:], drawn, None if mixed is None else unlabelled.pasted(mixed, said, inside), share
+                )
+            loss = loss + request.mean_teacher * unlabelled.ramp(done) * apart
         if request.l1:
             loss = loss + request.l1 * l1_norm(self.network.parameters())
         if self.crew.any(not bool(torch.isfinite(loss)), self.device):
@@ -380,6 +394,9 @@ class Trainer:
         descend(loss, self.network, self.optimizer, self.scaler, _CLIP_NORM)
         follow(self.average, self.network, request.ema, number)
         return float(loss.detach())
+
+    def _mixed_precision(self) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None)
 
     def _why_to_end(self, seconds: float) -> str:
         """Why to end after this epoch, "" where there is no reason."""
@@ -421,7 +438,7 @@ class Trainer:
     def _predicted(self, image: torch.Tensor) -> torch.Tensor:
         with (
             torch.inference_mode(),
-            torch.autocast(self.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None),
+            self._mixed_precision(),
         ):
             logits: Any = self.inferer(image[None].to(self.device), self.average)
         return logits[0].argmax(dim=0).cpu()

@@ -20,9 +20,19 @@ _WORKSPACE = 2.0
 _SMALL, _SMALL_TRANSFORMER = 32, 64
 
 
-def at_hand(device: torch.device) -> Memory:
-    """The memory that a training on `device` may take."""
-    return Memory(free_memory(device), device.type != "cpu", need)
+def at_hand(device: torch.device, patches: int = 1) -> Memory:
+    """The memory that a training on `device` may take.
+
+    Args:
+        device: where.
+        patches: how many a step looks at for each one of the batch.
+    """
+
+    def needed(network: dict[str, Any], patch: Sequence[int]) -> tuple[int, float]:
+        parameters, voxel = need(network, patch)
+        return parameters, patches * voxel
+
+    return Memory(free_memory(device), device.type != "cpu", needed)
 
 
 def need(network: dict[str, Any], patch: Sequence[int]) -> tuple[int, float]:

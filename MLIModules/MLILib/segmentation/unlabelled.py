@@ -1,7 +1,9 @@
 """Learning from images without labels: a mean teacher (Tarvainen 2017).
 
-The moving average of the weights looks at one view of an image, the network at another with other noise; what they
-disagree on is added to the loss, with a weight that grows over the first part of the training.
+The teacher is the moving average of the weights, and looks at an image as it is. The network looks at it with other
+intensities and in pieces: a box of an unlabelled image is pasted into a labelled one, and the other way round
+(Bai 2023, arXiv:2305.00673), so that it cannot agree by looking at the same thing. Without pasting, what counts is how
+far the probabilities are apart. Either is added to the loss with a weight that grows over the first part of a training.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,6 +29,32 @@ def ramp(progress: float) -> float:
     """Weight of the agreement, 0 to 1, after `progress` of the training: exp(-5 (1 - t)^2) (Laine 2017)."""
     t = min(1.0, max(0.0, progress / RAMP))
     return math.exp(-5 * (1 - t) ** 2)
+
+
+def box(shape: Sequence[int], rng: np.random.Generator) -> Tensor:
+    """A box at a random place, a quarter to three quarters of the voxels: true inside, of shape `shape`."""
+    side = float(rng.uniform(0.25, 0.75)) ** (1 / len(shape))
+    inside = torch.zeros(tuple(shape), dtype=torch.bool)
+    where = []
+    for n in shape:
+        length = max(1, round(side * n))
+        start = int(rng.integers(0, n - length + 1))
+        where.append(slice(start, start + length))
+    inside[tuple(where)] = True
+    return inside
+
+
+def pasted(ones: Tensor, others: Tensor, inside: Tensor) -> Tensor:
+    """The boxes of `ones` in `others`, then those of `others` in `ones`.
+
+    Args:
+        ones, others: (N, channels, *shape).
+        inside: see :func:`box`.
+
+    Returns:
+        (2 N, channels, *shape).
+    """
+    return torch.cat([torch.where(inside, ones, others), torch.where(inside, others, ones)])
 
 
 def disagreement(student: Tensor, teacher: Tensor) -> Tensor:
