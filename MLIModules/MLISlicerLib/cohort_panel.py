@@ -16,6 +16,7 @@ from MLILib.cohort.requests import BatchSegmentRequest
 from MLILib.errors import MLIError
 
 from . import install
+from .classical_panel import MODEL
 from .jobs import Call, Status, Steps
 from .parameters import tooltip
 from .state_list import State, StateList
@@ -82,6 +83,8 @@ class CohortPanel:
     def whatCohortMisses(self) -> str:
         """What must be chosen before the button can be pressed, a sentence; "" when nothing is."""
         node = self._parameterNode
+        if node.method != MODEL:
+            return _("A cohort is segmented by a trained model. Choose one under 'Method'.")
         if node.model not in self.models:
             return _("Choose a model.")
         if not node.cohortPath or not Path(node.cohortPath).exists():

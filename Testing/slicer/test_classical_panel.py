@@ -92,6 +92,7 @@ class TestChoices:
         volume, inside = body
         choose(widget, "otsu")
         assert widget.ui.applyButton.enabled
+        assert "by a trained model" in widget.ui.cohortButton.toolTip
         choose(widget, "graph-cut")
         assert "and in the background" in widget.ui.applyButton.toolTip
         choose(widget, "connected")
