@@ -27,7 +27,7 @@ demo: install
 	@$(BIN)/python demo/run_demo.py --output demo-output
 
 test: install check system
-	@$(BIN)/python -m pytest -n auto --dist worksteal
+	@$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 check: install
 	@$(BIN)/ruff check .
