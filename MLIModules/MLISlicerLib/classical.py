@@ -17,7 +17,7 @@ from slicer.i18n import tr as _
 from MLILib.classical.requests import METHODS
 from MLILib.errors import BadInput
 
-from . import nodes
+from . import exchange, nodes
 from .fusion_atlases import SceneLabels
 from .jobs import Steps
 from .registration import markups_of
@@ -62,7 +62,6 @@ def write(start: Start, volume: slicer.vtkMRMLScalarVolumeNode, folder: Path, fi
         BadInput: there are no segments or points, or they cannot be brought onto the grid.
     """
     told: dict[str, Any] = {"method": start.method, "background": BACKGROUND}
-    stage = _("Preparing {name}")
     if start.scribbles is not None and needs(start.method):
         known = SceneLabels.of([start.scribbles])
         if not known.labels:
@@ -74,8 +73,7 @@ def write(start: Start, volume: slicer.vtkMRMLScalarVolumeNode, folder: Path, fi
         path = folder / "seeds.nrrd"
         files[path], told["seeds"] = start.scribbles, str(path)
         told["names"] = [f"{label['value']}={label['name']}" for label in known.labels]
-        wanted = stage.format(name=start.scribbles.GetName())
-        yield from nodes.write_segments(start.scribbles, known.values[0], volume, path, wanted)
+        yield from exchange.write_segments(start.scribbles, known.values[0], volume, path)
     if start.points is not None and needs(start.method):
         found = markups_of(start.points, None)
         if not found["markups"][0]["controlPoints"]:
@@ -94,8 +92,7 @@ def write(start: Start, volume: slicer.vtkMRMLScalarVolumeNode, folder: Path, fi
             )
         path = folder / "mask.nrrd"
         files[path], told["mask"] = start.mask, str(path)
-        wanted = stage.format(name=start.mask.GetName())
-        yield from nodes.write_segments(start.mask, dict.fromkeys(ids, 1), volume, path, wanted)
+        yield from exchange.write_segments(start.mask, dict.fromkeys(ids, 1), volume, path)
     return told
 
 

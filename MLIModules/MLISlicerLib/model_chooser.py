@@ -17,6 +17,7 @@ from slicer.i18n import tr as _
 from MLILib.errors import MLIError
 
 from . import models
+from .filling import fill_box
 from .jobs import Call, Steps
 
 
@@ -51,11 +52,7 @@ class ModelChooser:
         """Read the list of models again."""
         self.models = models.known(self.MODEL_TASK)
         for comboBox in self._modelComboBoxes:
-            wasBlocked = comboBox.blockSignals(True)
-            comboBox.clear()
-            for name, model in self.models.items():
-                comboBox.addItem(model.title, name)
-            comboBox.blockSignals(wasBlocked)
+            fill_box(comboBox, {name: model.title for name, model in self.models.items()})
 
     def showModel(self, model: models.Model | None) -> None:
         """Show what a model is for, and its card."""

@@ -6,7 +6,6 @@ The scene is not touched before everything has been read back; then all nodes ar
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,14 +14,14 @@ from typing import Any
 import slicer
 from slicer.i18n import tr as _
 
-from MLILib.errors import BadInput, MLIError
+from MLILib.errors import BadInput
 
-from . import charts, classical, comparison, display, nodes
+from . import charts, classical, comparison, display, exchange, nodes
 from .job_folder import JobFolder
-from .jobs import Call, Status, Steps
+from .jobs import Status, Steps
 from .nodes import node_or_new
 from .transfer import discard, read_nrrd
-from .wording import record_text, with_names
+from .wording import record_of
 
 
 @dataclasses.dataclass
@@ -92,7 +91,7 @@ def steps(inputs: Inputs) -> Steps:
     with JobFolder() as folder:
         images = {folder / f"image{number}.nrrd": node for number, node in enumerate(inputs.volumes, start=1)}
         for path, node in images.items():
-            yield from nodes.write_volume(node, path, _("Preparing {name}").format(name=node.GetName()))
+            yield from exchange.write_volume(node, path)
         files = {"output": folder / "labels.seg.nrrd"}  # keeps labels that overlap apart
         if inputs.uncertainty:
             files["uncertainty"] = folder / "uncertainty.nrrd"
@@ -102,10 +101,8 @@ def steps(inputs: Inputs) -> Steps:
             task, request = "segment-classical", {**inputs.settings, "image": str(next(iter(images)))}
             request |= yield from classical.write(inputs.start, volume, folder, given)
         request["compress"] = False
-        try:
-            details = yield Call(task, {**request, **{key: str(path) for key, path in files.items()}})
-        except MLIError as error:
-            raise with_names(error, given) from error
+        request |= {key: str(path) for key, path in files.items()}
+        details = yield from exchange.ask(task, request, given)
         if inputs.start is not None:
             details["labels"] = classical.as_drawn(inputs.start, details["labels"])
         for path in given:
@@ -119,13 +116,10 @@ def steps(inputs: Inputs) -> Steps:
         maps = {}
         for key in ("uncertainty", "mutual_information"):
             if details.get(key):
-                maps[key] = nodes.Scalars()
-                read = read_nrrd(Path(details[key]), _("Reading the result"), allocate=maps[key].allocate)
-                grids.append((yield from read)[1])
-                yield from discard(Path(details[key]))
+                maps[key], found = yield from exchange.read_result(Path(details[key]))
+                grids.append(found)
         yield from discard(files["output"])
-        record = json.loads(Path(details["record"]).read_text(encoding="utf-8"))
-        text = record_text(record, given)
+        text = record_of(details, given)
         yield None
         if volume.GetScene() is None:
             raise BadInput(f"{name} was removed while it was segmented.", "", "Load it again and press Apply.")

@@ -25,6 +25,7 @@ from MLILib.errors import MLIError
 from MLILib.progress import duration
 
 from . import install
+from .filling import silent
 from .jobs import Call, Job, JobRunner, Status, Steps, shared_runner
 from .parameters import ChoiceConnector, tooltip
 
@@ -365,10 +366,9 @@ class MLIWidget(ScriptedLoadableModuleWidget, VTKObservationMixin, abc.ABC):
         frame.visible = shown
         if shown:
             displayNode = volume.GetScalarVolumeDisplayNode()
-            wasBlocked = slider.blockSignals(True)
-            slider.maximum = displayNode.GetWindowLevelMax()
-            slider.value = displayNode.GetLowerThreshold()
-            slider.blockSignals(wasBlocked)
+            with silent(slider):
+                slider.maximum = displayNode.GetWindowLevelMax()
+                slider.value = displayNode.GetLowerThreshold()
 
     # -- this computer
 

@@ -6,7 +6,8 @@ import dataclasses
 from typing import ClassVar
 
 from ..errors import BadInput
-from ..settings import Request, setting
+from ..segmentation.requests import SegmentRequest
+from ..settings import Request, setting, setting_of
 
 #: Each method in a sentence, and what it starts from: "" (the image alone), "optional", "inside" (seeds in what is
 #: sought), "both" (seeds in what is sought and in the background).
@@ -52,12 +53,7 @@ class ClassicalRequest(Request):
     method: str = setting(
         help=" ".join(f"{name}: {sentence}" for name, (sentence, _) in METHODS.items()), choices=tuple(METHODS)
     )
-    output: str = setting(
-        help="Label map to write: .nii.gz, .nrrd, or .seg.nrrd with names and colours.",
-        short="o",
-        kind="output_image",
-        metavar="OUT",
-    )
+    output: str = setting_of(SegmentRequest, "output")
     seeds: str = setting(
         "", "Scribbles: a label map or segmentation on the image's grid.", kind="input", metavar="LABELS"
     )
@@ -106,8 +102,8 @@ class ClassicalRequest(Request):
     )
     trees: int = setting(100, "Trees of random-forest.", minimum=1, maximum=10_000)
     seed: int = setting(0, "Seed of random-forest.", minimum=0, maximum=2**31 - 1)
-    keep_largest: bool = setting(False, "Keep only the largest connected component of each label.")
-    compress: bool = setting(True, "Compress .nrrd outputs: smaller, but slower to write and to read.")
+    keep_largest: bool = setting_of(SegmentRequest, "keep_largest")
+    compress: bool = setting_of(SegmentRequest, "compress")
 
     def check_task(self) -> None:
         needs = METHODS[self.method][1]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -98,10 +97,7 @@ def run(request: ClassicalRequest, progress: Progress) -> dict[str, Any]:
 
 def _require_names(request: ClassicalRequest) -> None:
     images.require_suffix(request.output, (*images.WRITABLE, ".seg.nrrd"), "the label map")
-    taken = {Path(path).resolve() for path in request.inputs()}
-    for path in (request.output, record.path_beside(request.output)):
-        if Path(path).resolve() in taken:
-            raise BadInput(f"{path} is an input and would be overwritten.", "", "Give the output another name.")
+    files.require_apart((request.output, record.path_beside(request.output)), request.inputs())
 
 
 def _example(text: str) -> tuple[sitk.Image, sitk.Image]:
