@@ -25,16 +25,16 @@ if importlib.util.find_spec("MLISlicerLib") is None:
     # Installed, the libraries lie beside this file; in the source tree beside its folder, where Slicer does not look.
     sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))
 
-from MLILib.classical.requests import OPTIONS, ClassicalRequest
+from MLILib.classical.requests import ClassicalRequest
 from MLILib.cohort.requests import BatchSegmentRequest
 from MLILib.files import sha256
 from MLILib.segmentation.requests import EvaluateRequest, SegmentRequest, TrainSegmentationRequest
 from MLISlicerLib import classical, display, install, models, segmentation
 from MLISlicerLib.classical_panel import MODEL, ClassicalPanel
 from MLISlicerLib.cohort_panel import CohortPanel
-from MLISlicerLib.logic import MLILogic
 from MLISlicerLib.model_chooser import ModelChooser
 from MLISlicerLib.parameters import CheckedConnector, ChoiceConnector, parameter, tooltip
+from MLISlicerLib.segmentation_logic import SegmentationLogic
 from MLISlicerLib.training_panel import TrainingPanel
 from MLISlicerLib.widget import MLIWidget
 
@@ -325,7 +325,7 @@ class MLISegmentationWidget(TrainingPanel, CohortPanel, ClassicalPanel, ModelCho
 #
 
 
-class MLISegmentationLogic(MLILogic):
+class MLISegmentationLogic(SegmentationLogic):
     """
     Segments volumes without a widget, for scripts:
 
@@ -337,57 +337,6 @@ class MLISegmentationLogic(MLILogic):
     """
 
     PARAMETERS = MLISegmentationParameterNode
-
-    def inputVolumes(self, parameterNode, count: int):
-        """The volumes chosen for a model of `count` channels, None where there is none yet."""
-        node = parameterNode
-        return [node.inputVolume, node.inputVolume2, node.inputVolume3, node.inputVolume4][: max(1, count)]
-
-    def models(self, parameterNode):
-        """The setting with the names of the models that a parameter set asks for."""
-        node = parameterNode
-        return {"model": [node.model, *(name for name in node.moreModels if name != node.model)]}
-
-    def inputs(self, parameterNode, channels: int = 1):
-        """What a parameter set asks for."""
-        node = parameterNode
-        tile = [node.tileX, node.tileY, node.tileZ]
-        names = ("device", "tta", "mc_dropout", "keep_largest", "ensemble", "overlap", "seed")
-        settings = {name: getattr(node, name) for name in names}
-        settings |= self.models(node)
-        settings["tile"] = tile if any(tile) else []
-        return segmentation.Inputs(
-            volumes=self.inputVolumes(node, channels),
-            settings=settings,
-            segmentation=node.outputSegmentation,
-            uncertainty=node.uncertaintyMap,
-            uncertainty_volume=node.outputUncertainty if node.uncertaintyMap else None,
-            reference=node.reference,
-            tolerance=node.tolerance,
-        )
-
-    def classicalInputs(self, parameterNode):
-        """What a parameter set asks for of a classical method."""
-        node = parameterNode
-        start = classical.Start(node.method, node.scribbles, node.points, node.mask)
-        names = [
-            "smooth",
-            "keep_largest",
-            *(name for name in OPTIONS[node.method] if name not in ("range", "examples")),
-        ]
-        settings = {name: getattr(node, name) for name in names}
-        if "range" in OPTIONS[node.method]:
-            settings["range"] = [node.range_low, node.range_high]
-        if node.points is not None and classical.needs(node.method):
-            settings["point_radius"] = node.point_radius
-        return segmentation.Inputs(
-            volumes=[node.inputVolume],
-            settings=settings,
-            segmentation=node.outputSegmentation,
-            reference=node.reference,
-            tolerance=node.tolerance,
-            start=start,
-        )
 
     def run(
         self,
@@ -475,22 +424,28 @@ class MLISegmentationTest(ScriptedLoadableModuleTest):
         self.setUp()
         self.test_sampleImage()
         self.setUp()
+        self.test_classicalMethods()
+        self.setUp()
         self.test_badInput()
         self.setUp()
         self.test_parametersAreSaved()
 
-    def test_sampleImage(self):
-        """The shipped model finds both parts of the hippocampus, of a plausible size, on the image's grid."""
+    def loadSample(self):
+        """The sample image; skips where the packages are not installed."""
         missing = install.missing()
         if missing:
             raise unittest.SkipTest("packages are not installed: " + ", ".join(missing))
-        if "hippocampus" not in models.known():
-            raise unittest.SkipTest("the model hippocampus is not installed")
         self.delayDisplay("Loading the sample image")
         import SampleData
 
         registerSampleData()
-        volume = SampleData.downloadSample("MNI152 right hippocampus")
+        return SampleData.downloadSample("MNI152 right hippocampus")
+
+    def test_sampleImage(self):
+        """The shipped model finds both parts of the hippocampus, of a plausible size, on the image's grid."""
+        if "hippocampus" not in models.known():
+            raise unittest.SkipTest("the model hippocampus is not installed")
+        volume = self.loadSample()
         self.delayDisplay("Segmenting")
         result = MLISegmentationLogic().run([volume], model="hippocampus", uncertainty=True, device="cpu")
         segments = result.segmentation.GetSegmentation()
@@ -507,6 +462,34 @@ class MLISegmentationTest(ScriptedLoadableModuleTest):
         again = MLISegmentationLogic().run([volume], reference=result.segmentation, device="cpu")
         dice = slicer.util.arrayFromTableColumn(again.metrics, "Dice")
         self.assertEqual([round(float(value), 6) for value in dice], [1.0, 1.0, 1.0])
+        self.delayDisplay("Test passed")
+
+    def test_classicalMethods(self):
+        """A threshold parts bright from dark as its figures say, and a graph cut keeps to the scribbles."""
+        volume = self.loadSample()
+        voxels = slicer.util.arrayFromVolume(volume)
+        self.delayDisplay("Finding a threshold")
+        result = MLISegmentationLogic().runClassical(volume, "otsu")
+        segment = result.segmentation.GetSegmentation().GetNthSegmentID(0)
+        bright = slicer.util.arrayFromSegmentBinaryLabelmap(result.segmentation, segment, volume) > 0
+        threshold = result.details["figures"]["thresholds"][0]
+        self.assertGreaterEqual(voxels[bright].min(), threshold)
+        self.assertLessEqual(voxels[~bright].max(), threshold)
+        self.delayDisplay("Cutting between scribbles")
+        scribbles = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "scribbles")
+        scribbles.CreateDefaultDisplayNodes()
+        scribbles.SetReferenceImageGeometryParameterFromVolumeNode(volume)
+        drawn = {"object": voxels > voxels.max() * 0.9, classical.BACKGROUND: voxels < voxels.max() * 0.1}
+        for name, stroke in drawn.items():
+            identifier = scribbles.GetSegmentation().AddEmptySegment("", name)
+            slicer.util.updateSegmentBinaryLabelmapFromArray(stroke.astype("uint8"), scribbles, identifier, volume)
+        cut = MLISegmentationLogic().runClassical(volume, "graph-cut", scribbles=scribbles)
+        segments = cut.segmentation.GetSegmentation()
+        self.assertEqual(segments.GetNumberOfSegments(), 1)
+        self.assertEqual(segments.GetNthSegment(0).GetName(), "object")
+        found = slicer.util.arrayFromSegmentBinaryLabelmap(cut.segmentation, segments.GetNthSegmentID(0), volume) > 0
+        self.assertTrue(found[drawn["object"]].all())
+        self.assertFalse(found[drawn[classical.BACKGROUND]].any())
         self.delayDisplay("Test passed")
 
     def test_badInput(self):

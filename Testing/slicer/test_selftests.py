@@ -21,8 +21,8 @@ TESTS = {
         ["test_badInput", "test_rigid"],
     ),
     "Segmentation": (
-        ["test_badInput", "test_parametersAreSaved", "test_sampleImage"],
-        ["test_badInput", "test_parametersAreSaved", "test_sampleImage"],
+        ["test_badInput", "test_classicalMethods", "test_parametersAreSaved", "test_sampleImage"],
+        ["test_badInput", "test_classicalMethods", "test_parametersAreSaved", "test_sampleImage"],
     ),
 }
 
