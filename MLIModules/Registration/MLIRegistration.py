@@ -1,9 +1,7 @@
 import importlib.util
-import json
 import pathlib
 import sys
 import unittest
-from typing import ClassVar
 
 import slicer
 from slicer import (
@@ -31,12 +29,12 @@ if importlib.util.find_spec("MLISlicerLib") is None:
 
 from MLILib.files import sha256
 from MLILib.registration.presets import PRESETS
-from MLILib.registration.requests import DEFORMATIONS, SIMILARITIES, STAGES, RegisterRequest
+from MLILib.registration.requests import DEFORMATIONS, SIMILARITIES, RegisterRequest
 from MLILib.registration.similarity_words import WORDS
-from MLISlicerLib import install, quality, registration, registration_presets, transforms
-from MLISlicerLib.logic import MLILogic
+from MLISlicerLib import install, registration, transforms
 from MLISlicerLib.model_chooser import ModelChooser
 from MLISlicerLib.parameters import ChoiceConnector, NodeConnector, parameter, tooltip
+from MLISlicerLib.registration_logic import RegistrationLogic
 from MLISlicerLib.registration_panel import RegistrationPanel
 from MLISlicerLib.sample_files import sample_file
 from MLISlicerLib.widget import MLIWidget
@@ -291,7 +289,7 @@ class MLIRegistrationWidget(RegistrationPanel, ModelChooser, MLIWidget):
 #
 
 
-class MLIRegistrationLogic(MLILogic):
+class MLIRegistrationLogic(RegistrationLogic):
     """
     Registers volumes without a widget, for scripts:
 
@@ -303,81 +301,6 @@ class MLIRegistrationLogic(MLILogic):
     """
 
     PARAMETERS = MLIRegistrationParameterNode
-    #: Nodes of a result: name in registration.Result and in the parameter set.
-    RESULTS: ClassVar = {
-        "transform": "outputTransform",
-        "warped": "outputWarped",
-        "jacobian": "outputJacobian",
-        "quality": "qualityTable",
-        "curve": "curveTable",
-        "curve_chart": "curveChart",
-        "overlap_chart": "overlapChart",
-        "record": "record",
-    }
-
-    def stages(self, parameterNode) -> list:
-        """The stages that are chosen, in their order."""
-        return [name for name in STAGES if getattr(parameterNode, f"stage{name.capitalize()}")]
-
-    def settings(self, parameterNode) -> dict:
-        """The task's settings that a parameter set asks for."""
-        node = parameterNode
-        names = (
-            "similarity",
-            "deformation",
-            "regularisation",
-            "iterations",
-            "resolution",
-            "sampling",
-            "device",
-            "seed",
-        )
-        settings = {name: getattr(node, name) for name in names}
-        preset = registration_presets.known().get(node.preset)
-        settings["preset"] = preset.base if preset is not None else "deformable"
-        settings["init"] = "geometry" if node.init == "transform" else node.init
-        if node.preset == "learned":
-            settings |= {"model": node.model, "refine": node.refine}
-        else:
-            settings["stages"] = ",".join(self.stages(node))
-        return settings
-
-    def inputs(self, parameterNode):
-        """What a parameter set asks for."""
-        node = parameterNode
-        return registration.Inputs(
-            fixed=node.fixedVolume,
-            moving=node.movingVolume,
-            settings=self.settings(node),
-            transform=node.outputTransform,
-            without=node.outputTransform,
-            previous={name: getattr(node, place) for name, place in self.RESULTS.items()},
-            initial=node.initialTransform if node.init == "transform" else None,
-            warped=node.warpedVolume,
-            warped_volume=node.outputWarped if node.warpedVolume else None,
-            jacobian=node.jacobianVolume,
-            jacobian_volume=node.outputJacobian if node.jacobianVolume else None,
-            fixed_mask=node.fixedMask,
-            moving_mask=node.movingMask,
-            fixed_segmentation=node.fixedSegmentation,
-            moving_segmentation=node.movingSegmentation,
-            fixed_points=node.fixedPoints,
-            moving_points=node.movingPoints,
-        )
-
-    def remember(self, parameterNode, result) -> None:
-        """Put the nodes of a result into the parameter set."""
-        for name, place in self.RESULTS.items():
-            node = getattr(result, name)
-            if node is not None or name not in ("warped", "jacobian"):
-                setattr(parameterNode, place, node)
-        if parameterNode.histogram is not None:
-            slicer.mrmlScene.RemoveNode(parameterNode.histogram)  # of the result before
-        parameterNode.warnings = json.dumps(quality.warnings(result.details))
-
-    def inverse(self, transform):
-        """The inverse of a result, made when there is none yet; it is not applied to anything."""
-        return transforms.inverse_of(transform)
 
     def run(
         self,
