@@ -14,7 +14,7 @@ from ..settings import Request, setting, setting_of
 METHODS: dict[str, tuple[str, str]] = {
     "otsu": ("One threshold that splits the intensities best (Otsu 1979).", ""),
     "multi-otsu": ("Several thresholds that split the intensities best (Otsu 1979; Liao 2001).", ""),
-    "connected": ("What is connected with the seeds and has an intensity in --range.", "inside"),
+    "connected": ("What is connected with the seeds and has an intensity in a range.", "inside"),
     "confidence": ("Grows from the seeds by intensities near their mean, a few times anew.", "inside"),
     "geodesic": ("A surface grows from the seeds and stops at edges (Caselles 1997).", "inside"),
     "chan-vese": ("A surface parts the image into two even regions (Chan and Vese 2001).", "optional"),
