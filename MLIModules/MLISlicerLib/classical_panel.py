@@ -37,6 +37,7 @@ _WIDGETS = {
     "curvature": ("curvatureLabel", "curvatureSpinBox"),
     "iterations": ("iterationsLabel", "iterationsSpinBox"),
     "smoothness": ("smoothnessLabel", "smoothnessSpinBox"),
+    "connected_only": ("connectedOnlyLabel", "connectedOnlyCheckBox"),
     "trees": ("treesLabel", "treesSpinBox"),
 }
 

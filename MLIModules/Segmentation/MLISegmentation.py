@@ -135,6 +135,7 @@ class MLISegmentationParameterNode:
     curvature: parameter(ClassicalRequest, "curvature")
     iterations: parameter(ClassicalRequest, "iterations")
     smoothness: parameter(ClassicalRequest, "smoothness")
+    connected_only: parameter(ClassicalRequest, "connected_only")
     trees: parameter(ClassicalRequest, "trees")
     model: str = "hippocampus"
     moreModels: list[str]

@@ -211,6 +211,27 @@ def test_several_objects_share_the_image() -> None:
         assert _dice(array == 2, truth == 2) > 0.85, method
 
 
+@pytest.mark.parametrize("method", ["graph-cut", "random-forest"])
+def test_what_looks_alike_elsewhere_is_left_out(method: str) -> None:
+    """Two bodies alike, scribbles in one: only that is labelled, unless both are asked for."""
+    array = np.zeros((12, 20, 40), np.float32)
+    array[3:9, 5:15, 4:14] = array[3:9, 5:15, 24:34] = 100.0
+    array += np.random.default_rng(0).normal(0, 3, array.shape).astype(np.float32)
+    image = sitk.GetImageFromArray(array)
+    values, dark = np.zeros(array.shape, np.uint8), np.zeros(array.shape, bool)
+    values[5:7, 8:12, 6:12] = 1
+    dark[1, :, :] = True
+    seeds = Seeds(values, dark, ("body",))
+    one, both = (
+        sitk.GetArrayFromImage(segment_classical(image, method, seeds=seeds, connected_only=only).labels)
+        for only in (True, False)
+    )
+    body = array > 50
+    assert not one[..., 20:].any()
+    assert _dice(one > 0, body & (np.arange(40) < 20)) > (0.95 if method == "graph-cut" else 0.7)
+    assert _dice(both[..., 20:] > 0, body[..., 20:]) > (0.95 if method == "graph-cut" else 0.7)
+
+
 def test_boxes_are_means_and_patterns_count_neighbours() -> None:
     rng = np.random.default_rng(0)
     image = rng.normal(size=(7, 8, 9)).astype(np.float32)
@@ -309,6 +330,7 @@ def test_bad_input_is_a_sentence(tmp_path: Path, capfd: pytest.CaptureFixture[st
     assert "takes no --range" in said("otsu", "--range", 1, 2)
     assert "takes no --trees" in said("otsu", "--trees", 5)
     assert "or use geodesic or chan-vese" in said("graph-cut", "--seeds", drawn, "--curvature", 2)
+    assert "--no-connected-only is for seeds" in said("random-forest", "--examples", "a=b", "--no-connected-only")
     assert "Names were given for no seeds" in said("otsu", "--names", "1=bone")
     assert "takes no --examples" in said("otsu", "--examples", "a=b")
     assert "Write IMAGE=LABELS" in said("random-forest", "--examples", tmp_path / "image.nrrd")

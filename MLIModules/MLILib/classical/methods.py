@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
+from scipy import ndimage
 
 from ..errors import BadInput
 from ..geometry import Grid, from_array
@@ -60,6 +61,7 @@ class Options:
     balloon: float = 1.0
     curvature: float = 0.5
     smoothness: float = 4.0
+    connected_only: bool = True
     trees: int = 100
     seed: int = 0
 
@@ -283,7 +285,7 @@ def _graph_cut(job: _Job) -> _Found:
         fraction=job.progress.fraction,
     )
     figures = {"cuts": [{"energy": cut.energy, "flow": cut.flow} for cut in cuts]}
-    return labels, job.scribbles.names, figures
+    return _reached(labels, job), job.scribbles.names, figures
 
 
 def _forest(job: _Job) -> _Found:
@@ -312,7 +314,21 @@ def _forest(job: _Job) -> _Found:
     labels_found = forest.labels(own, lambda done: job.progress.fraction(0.5 + 0.5 * done))
     told = forest.importance(voxel_features.names(job.values.ndim))
     figures = {"trees": job.options.trees, "importance": dict(list(told.items())[:8])}
-    return labels_found.reshape(job.values.shape), names, figures
+    return _reached(labels_found.reshape(job.values.shape), job), names, figures
+
+
+def _reached(labels: npt.NDArray[np.uint8], job: _Job) -> npt.NDArray[np.uint8]:
+    """The parts of each label that hold a seed of it, where only those are wanted; neighbours share a face."""
+    if job.seeds is None or not job.options.connected_only:
+        return labels
+    out = np.zeros_like(labels)
+    for n in range(1, len(job.seeds.names) + 1):
+        parts, count = ndimage.label(labels == n)
+        held = np.zeros(count + 1, bool)
+        held[parts[job.seeds.values == n]] = True
+        held[0] = False
+        out[held[parts]] = n
+    return out
 
 
 def _largest(labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

@@ -31,8 +31,8 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "confidence": ("multiplier", "rounds"),
     "geodesic": ("start_radius", "edge_width", "balloon", "curvature", "iterations"),
     "chan-vese": ("side", "start_radius", "curvature", "iterations"),
-    "graph-cut": ("smoothness",),
-    "random-forest": ("trees", "seed", "examples"),
+    "graph-cut": ("smoothness", "connected_only"),
+    "random-forest": ("trees", "seed", "connected_only", "examples"),
 }
 
 
@@ -97,6 +97,10 @@ class ClassicalRequest(Request):
     smoothness: float = setting(
         4.0, "Weight of the cut's area, against how well intensities fit, in graph-cut.", minimum=0.0, maximum=1000.0
     )
+    connected_only: bool = setting(
+        True,
+        "Leave out what of the image looks alike but is not connected with a seed, in graph-cut and random-forest.",
+    )
     examples: tuple[str, ...] = setting(
         (), "Images with label maps that random-forest learns from, in place of scribbles.", metavar="IMAGE=LABELS"
     )
@@ -128,6 +132,8 @@ class ClassicalRequest(Request):
                 "The method connected needs the lowest and the highest intensity.", "", "Give --range LOW HIGH."
             )
         self._require_heeded()
+        if not self.connected_only and not seeded:
+            raise BadInput("--no-connected-only is for seeds, and there are none.", "", "Leave it out.")
         if self.names and not self.seeds:
             raise BadInput(
                 "Names were given for no seeds.", "They are those of the labels in --seeds.", "Leave them out."
