@@ -132,7 +132,8 @@ class TestEvaluate:
 
 class TestCalibrate:
     @pytest.fixture(scope="class")
-    def trained(self, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    @classmethod
+    def trained(cls, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
         pytest.importorskip("torch")
         folder = tmp_path_factory.mktemp("calibrate")
         data = write_dataset(folder, 8, size=(20, 18))

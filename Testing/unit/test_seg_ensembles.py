@@ -29,7 +29,8 @@ SETTINGS: dict[str, Any] = {"epochs": 2, "filters": 2, "batch": 2, "device": "cp
 
 class TestTraining:
     @pytest.fixture(scope="class")
-    def trained(self, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    @classmethod
+    def trained(cls, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
         folder = tmp_path_factory.mktemp("folds")
         data = write_dataset(folder, 6, size=(20, 18))
         request = TrainSegmentationRequest(str(data), str(folder / "model"), ensemble="folds", **SETTINGS)
@@ -83,7 +84,8 @@ class TestTraining:
 
 class TestAgreement:
     @pytest.fixture(scope="class")
-    def models(self, tmp_path_factory: pytest.TempPathFactory) -> tuple[sitk.Image, list[str], list[Any]]:
+    @classmethod
+    def models(cls, tmp_path_factory: pytest.TempPathFactory) -> tuple[sitk.Image, list[str], list[Any]]:
         """Three models of random weights, an image, and each one's probabilities of it."""
         folder = tmp_path_factory.mktemp("three")
         image = sitk.GetImageFromArray(np.random.default_rng(0).normal(size=(20, 22, 18)).astype(np.float32))

@@ -166,7 +166,8 @@ class TestMeanTeacher:
 
 class TestAbsentChannel:
     @pytest.fixture(scope="class")
-    def folder(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    @classmethod
+    def folder(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder = tmp_path_factory.mktemp("channels")
         data = two_channels(folder, 8)
         settings = SETTINGS | {"epochs": 25, "filters": 4, "learning_rate": 0.02}

@@ -390,7 +390,7 @@ class Trainer:
         if request.l1:
             loss = loss + request.l1 * l1_norm(self.network.parameters())
         if self.crew.any(not bool(torch.isfinite(loss)), self.device):
-            raise _diverged(number, float(loss), logits[:n], names)
+            raise _diverged(number, float(loss.detach()), logits[:n], names)
         descend(loss, self.network, self.optimizer, self.scaler, _CLIP_NORM)
         follow(self.average, self.network, request.ema, number)
         return float(loss.detach())
