@@ -154,8 +154,8 @@ class TestMethods:
 
 
 class TestKinds:
-    @staticmethod
     @pytest.fixture(scope="class")
+    @staticmethod
     def classifier(tmp_path_factory: pytest.TempPathFactory) -> str:
         return str(vector_bundle(tmp_path_factory.mktemp("c") / "c", "classification of something"))
 

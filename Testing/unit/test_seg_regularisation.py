@@ -203,7 +203,7 @@ class TestAugmentation:
         drawn = [self.sampler((name,), size).sample(epoch, 0) for epoch in range(25)]
         return tuple(any(not torch.equal(s[i], plain[i]) for s in drawn) for i in (0, 1))  # type: ignore[return-value]
 
-    @pytest.mark.parametrize(("name", "size"), itertools.product(AUGMENTATIONS, [(16, 16, 16), (32, 32)]))
+    @pytest.mark.parametrize(("name", "size"), list(itertools.product(AUGMENTATIONS, [(16, 16, 16), (32, 32)])))
     def test_each_changes_what_it_should(self, name: str, size: tuple[int, ...]) -> None:
         image, label = self.changed(name, size)
         assert image
