@@ -62,6 +62,34 @@ def _segmentation(standin: Any) -> None:
     _grab(standin, widget, "running")
     standin.process_events_until(lambda: widget.job is None, _PATIENCE)
     _grab(standin, widget, "result")
+    node = widget._parameterNode
+    node.scribbles = _strokes(node.inputVolume, node.outputSegmentation)
+    node.outputSegmentation, node.volumesTable, node.outputUncertainty = None, None, None
+    widget.ui.methodComboBox.setCurrentIndex(widget.ui.methodComboBox.findData("graph-cut"))
+    widget.ui.applyButton.click()
+    standin.process_events_until(lambda: widget.job is None, _PATIENCE)
+    _grab(standin, widget, "classical")
+
+
+def _strokes(volume: Any, found: Any) -> Any:
+    """Scribbles as a user might draw them: some slices of what the model found, and the rim of the image."""
+    import numpy as np
+    import slicer
+
+    segments = found.GetSegmentation()
+    inside = np.any(
+        [slicer.util.arrayFromSegmentBinaryLabelmap(found, one, volume) > 0 for one in segments.GetSegmentIDs()], axis=0
+    )
+    drawn = np.zeros_like(inside)
+    drawn[::6] = inside[::6]
+    rim = np.pad(np.zeros([n - 6 for n in inside.shape], bool), 3, constant_values=True)
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "scribbles")
+    node.CreateDefaultDisplayNodes()
+    node.SetReferenceImageGeometryParameterFromVolumeNode(volume)
+    for name, mask in (("hippocampus", drawn), ("background", rim & ~inside)):
+        identifier = node.GetSegmentation().AddEmptySegment("", name)
+        slicer.util.updateSegmentBinaryLabelmapFromArray(mask.astype(np.uint8), node, identifier, volume)
+    return node
 
 
 def _registration(standin: Any) -> None:

@@ -1,7 +1,7 @@
 """The part of MLI Segmentation's panel that offers the classical methods beside the trained models.
 
-Its .ui file names the widgets: methodComboBox, methodBrowser, scribblesSelector, paintButton, pointsSelector,
-placeButton, maskSelector, a widget for each setting, and labels for all of them.
+Its .ui file names the widgets: methodComboBox, methodBrowser, classicalWidget and in it scribblesSelector, paintButton,
+pointsSelector, placeButton, maskSelector, a widget for each setting, and labels for all of them.
 """
 
 from __future__ import annotations
@@ -97,13 +97,12 @@ class ClassicalPanel:
         sentence = METHODS[chosen][0] if chosen else ""
         ui.methodBrowser.setPlainText(sentence)
         ui.methodBrowser.visible = bool(sentence)
+        ui.classicalWidget.visible = bool(chosen)
         seeded = bool(chosen) and bool(classical.needs(chosen))
         for names, shown in (
             (("scribblesLabel", "scribblesSelector", "paintButton"), seeded),
             (("pointsLabel", "pointsSelector", "placeButton"), seeded),
             (("pointRadiusLabel", "pointRadiusSpinBox"), seeded and node.points is not None),
-            (("maskLabel", "maskSelector"), bool(chosen)),
-            (("smoothLabel", "smoothSpinBox"), bool(chosen)),
             (("seedLabel", "seedSpinBox"), not chosen or "seed" in OPTIONS[chosen]),
             *((widgets, bool(chosen) and name in OPTIONS[chosen]) for name, widgets in _WIDGETS.items()),
         ):

@@ -85,7 +85,7 @@ class TestChoices:
                 assert getattr(widget._parameterNode, name) == settings[name].default
         choose(widget, "model")
         assert not widget.ui.modelComboBox.isHidden()
-        assert widget.ui.maskSelector.isHidden()
+        assert widget.ui.classicalWidget.isHidden()
         assert widget.ui.methodBrowser.isHidden()
 
     def test_apply_says_what_a_method_misses(self, widget, body):
