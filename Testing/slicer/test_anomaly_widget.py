@@ -148,6 +148,19 @@ def test_what_is_wrong_is_told_before(panel, sample):
     assert not panel.ui.applyButton.enabled
 
 
+def test_a_name_that_any_model_of_the_user_has_is_asked_about(panel, model_folder, sample, monkeypatch):
+    """A segmentation model, which this panel does not list, would be replaced in the end: whoever says no keeps it."""
+    asked = []
+    monkeypatch.setattr(slicer.util, "confirmYesNoDisplay", lambda text, *_: asked.append(text))  # answers no
+    panel.ui.tabWidget.currentIndex = 1
+    panel._parameterNode.normals = [sample.volume]
+    panel._parameterNode.trainName = "tiny"
+    assert panel.ui.modelComboBox.findData("tiny") == -1
+    panel.ui.trainButton.click()
+    assert asked == ["You already have a model called 'tiny'. Replace it?"]
+    assert panel.job is None
+
+
 def test_too_few_images_are_refused(panel, standin):
     """In one dialog that says how many there are; the scene stays as it was."""
     node = panel._parameterNode
