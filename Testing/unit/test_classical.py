@@ -232,6 +232,38 @@ def test_what_looks_alike_elsewhere_is_left_out(method: str) -> None:
     assert _dice(both[..., 20:] > 0, body[..., 20:]) > (0.95 if method == "graph-cut" else 0.7)
 
 
+def test_a_scribble_that_was_not_believed_adds_nothing() -> None:
+    """Where two objects look the same the forest labels the scribbles of one as the other."""
+    array = np.zeros((24, 40, 40), np.float32)
+    array[:, 34:] = 100.0
+    values, dark = np.zeros(array.shape, np.uint8), array > 50
+    values[10:14, 14:18, 14:20] = 1 + np.indices((4, 4, 6)).sum(axis=0) % 2
+    known = Seeds(values, dark, ("a", "b"))
+    only, every = (
+        sitk.GetArrayFromImage(
+            segment_classical(
+                sitk.GetImageFromArray(array), "random-forest", seeds=known, trees=1, connected_only=one
+            ).labels
+        )
+        for one in (True, False)
+    )
+    assert (every[values > 0] != values[values > 0]).any()
+    assert (only[only > 0] == every[only > 0]).all()
+
+
+def test_a_seed_outside_of_the_mask_labels_nothing() -> None:
+    image, body = _body()
+    drawn = seeds.of_image(_scribbles(image), 2)
+    mask = np.zeros(body.shape, np.uint8)
+    mask[: body.shape[0] // 2] = 1
+    inside = sitk.GetImageFromArray(mask)
+    inside.CopyInformation(image)
+    values = drawn.values.copy()
+    values[-1, 0, 0] = 1
+    found = segment_classical(image, "graph-cut", seeds=Seeds(values, drawn.background, drawn.names), mask=inside)
+    assert not sitk.GetArrayFromImage(found.labels)[mask == 0].any()
+
+
 def test_boxes_are_means_and_patterns_count_neighbours() -> None:
     rng = np.random.default_rng(0)
     image = rng.normal(size=(7, 8, 9)).astype(np.float32)

@@ -17,7 +17,8 @@ torch = pytest.importorskip("torch")
 
 from MLILib.errors import BadInput  # noqa: E402
 from MLILib.progress import Progress  # noqa: E402
-from MLILib.segmentation import unlabelled  # noqa: E402
+from MLILib.segmentation import training_memory, unlabelled  # noqa: E402
+from MLILib.segmentation.augmentation import Sampler  # noqa: E402
 from MLILib.segmentation.dataset import chosen_cases, read_dataset, split_cases  # noqa: E402
 from MLILib.segmentation.requests import SegmentRequest, TrainSegmentationRequest  # noqa: E402
 from MLILib.segmentation.training import Trainer  # noqa: E402
@@ -99,6 +100,32 @@ class TestMeanTeacher:
         assert torch.equal(drawn[2:], torch.where(of_label, said, label))
         parts = [float(wanted(found.detach(), truth)) for found, truth in seen]
         assert loss == pytest.approx(parts[0] + 3 * math.exp(-5) * parts[1], rel=1e-5)
+
+    def test_the_teacher_sees_the_image_as_it_is(self) -> None:
+        image = torch.randn(1, 16, 16)
+        sampler = Sampler([(image, torch.zeros(1, 16, 16))], (16, 16), (), 2, 0, augment=("noise", "contrast"))
+        seen = [sampler.views(epoch, 0) for epoch in range(20)]
+        assert all(torch.equal(plain, image) for _, plain in seen)
+        assert sum(not torch.equal(changed, image) for changed, _ in seen) > 5
+
+    @pytest.mark.parametrize(
+        ("settings", "patches"),
+        [({}, 1), ({"mean_teacher": 1.0}, 3), ({"mean_teacher": 1.0, "paste": False}, 2)],
+    )
+    def test_every_patch_of_a_step_counts_in_memory(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], patches: int
+    ) -> None:
+        asked = []
+        wanted = training_memory.at_hand
+        monkeypatch.setattr(training_memory, "at_hand", lambda device, n: asked.append(n) or wanted(device, n))
+        data = write_dataset(tmp_path, 6, size=(20, 18))
+        request = TrainSegmentationRequest(str(data), str(tmp_path / "x"), labelled=1, **SETTINGS | settings)
+        dataset = read_dataset(data)
+        split, images = chosen_cases(split_cases(dataset, 0, 3), 1, 0)
+        made = Trainer(request, dataset, split, torch.device("cpu"), images=images)
+        assert asked == [patches]
+        one, many = (wanted(made.device, n).need(made.plan.network, made.plan.patch) for n in (1, patches))
+        assert many == (one[0], patches * one[1])
 
     @pytest.mark.parametrize("paste", [True, False])
     def test_the_images_without_labels_are_looked_at(self, tmp_path: Path, paste: bool) -> None:

@@ -127,11 +127,12 @@ class Sampler:
     def views(self, epoch: int, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         """One patch of case `index` seen twice: with intensities changed, and with those it has."""
         state = self._state(epoch, index)
-        plain = self._placed(index, state)["image"].as_tensor().float()
+        plain = self._placed(index, state)["image"]
         self._intensity.set_random_state(seed=state + 1)
         changed = self._intensity({"image": plain.clone()})["image"]
-        changed = changed.as_tensor() if hasattr(changed, "as_tensor") else changed
-        return self._without(changed.float(), state + 2), self._without(plain, state + 4)
+        seen = (changed, state + 2), (plain, state + 4)
+        first, second = (self._without(image.as_tensor().float(), blank) for image, blank in seen)
+        return first, second
 
     def order(self, epoch: int) -> list[int]:
         """The order in which `epoch` visits the cases."""
