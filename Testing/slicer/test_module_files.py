@@ -128,11 +128,11 @@ class TestUiFile:
 
 def test_what_is_installed_in_slicer_is_what_pyproject_asks_for():
     source = (MODULES / "MLISlicerLib" / "install.py").read_text(encoding="utf-8")
-    assigned = next(
-        n for n in ast.parse(source).body if isinstance(n, ast.Assign) and n.targets[0].id == "REQUIREMENTS"
-    )
-    requirements = set(ast.literal_eval(assigned.value))
+    assigned = {n.targets[0].id: n.value for n in ast.parse(source).body if isinstance(n, ast.Assign)}
+    requirements = set(ast.literal_eval(assigned["REQUIREMENTS"]))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     # both only draw pictures for files, which the modules do not ask for
     drawing = ("matplotlib", "pillow")
     assert requirements == {d for d in project["dependencies"] if not d.startswith(drawing)}
+    for_methods = ast.literal_eval(assigned["FOR_METHODS"])
+    assert for_methods["random-forest"] == tuple(project["optional-dependencies"]["forest"])
