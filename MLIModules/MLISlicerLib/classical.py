@@ -18,9 +18,8 @@ from MLILib.classical.requests import METHODS
 from MLILib.errors import BadInput
 
 from . import exchange, nodes
-from .fusion_atlases import SceneLabels
 from .jobs import Steps
-from .registration import markups_of
+from .scene_labels import SceneLabels
 
 #: Name of the segment, or of the points, that mark background.
 BACKGROUND = "background"
@@ -75,7 +74,7 @@ def write(start: Start, volume: slicer.vtkMRMLScalarVolumeNode, folder: Path, fi
         told["names"] = [f"{label['value']}={label['name']}" for label in known.labels]
         yield from exchange.write_segments(start.scribbles, known.values[0], volume, path)
     if start.points is not None and needs(start.method):
-        found = markups_of(start.points, None)
+        found = nodes.markups_of(start.points, None)
         if not found["markups"][0]["controlPoints"]:
             raise BadInput(
                 f"{start.points.GetName()} holds no point.", "", "Press 'Place', and click into a slice view."

@@ -17,10 +17,11 @@ from slicer.i18n import tr as _
 from MLILib.errors import BadInput
 
 from . import charts, comparison, display, exchange, fusion_atlases, fusion_report, nodes
-from .fusion_atlases import SceneAtlases, SceneLabels
+from .fusion_atlases import SceneAtlases
 from .job_folder import JobFolder
 from .jobs import Steps
 from .nodes import node_or_new
+from .scene_labels import SceneLabels
 from .transfer import Grid, discard
 from .wording import record_of
 

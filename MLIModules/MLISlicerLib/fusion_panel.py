@@ -19,6 +19,7 @@ from MLILib.registration.presets import PRESETS
 from . import display, fusion_atlases, fusion_report, models
 from .filling import fill_box
 from .jobs import Call, Status, Steps
+from .scene_labels import SceneLabels
 from .state_list import State, StateList
 
 #: Milliseconds between a change of the scene and a new look at its folders, so that loading looks once.
@@ -151,7 +152,7 @@ class FusionPanel:
         if node.mode == "raters":
             raters = self.logic.raters(node)
             if raters:
-                labels = fusion_atlases.SceneLabels.of(raters)
+                labels = SceneLabels.of(raters)
                 text = self._counted(_("1 rater"), _("{count} raters"), len(raters), labels)
         elif node.source == "scene" and node.atlasFolder:
             found = self.logic.sceneAtlases(node)
@@ -162,7 +163,7 @@ class FusionPanel:
         self.ui.foundBrowser.visible = bool(text)
 
     @staticmethod
-    def _counted(one: str, many: str, count: int, labels: fusion_atlases.SceneLabels) -> str:
+    def _counted(one: str, many: str, count: int, labels: SceneLabels) -> str:
         marks = "&nbsp; ".join(
             f"<span style='color:{models.hex_of(label['color'])}'>&#9632;</span>&nbsp;{html.escape(label['name'])}"
             for label in labels.labels

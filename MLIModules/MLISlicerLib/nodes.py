@@ -403,6 +403,22 @@ def _resampled(source: slicer.vtkOrientedImageData, grid: Grid) -> Iterator[tupl
 # -- nodes of any kind, text
 
 
+def markups_of(points: slicer.vtkMRMLMarkupsFiducialNode, below: slicer.vtkMRMLTransformNode | None) -> dict[str, Any]:
+    """A list of points as the JSON of Slicer's markups files, where they lie in the world, LPS, or without `below`.
+
+    Raises:
+        BadInput: it is under a transform that is not linear.
+    """
+    to_lps = RAS_LPS @ to_world(points, below)
+    found = []
+    for index in range(points.GetNumberOfControlPoints()):
+        if points.GetNthControlPointPositionStatus(index) == points.PositionDefined:
+            position = to_lps @ [*points.GetNthControlPointPosition(index), 1.0]
+            label = points.GetNthControlPointLabel(index)
+            found.append({"id": str(index + 1), "label": label, "position": position[:3].tolist()})
+    return {"markups": [{"type": "Fiducial", "coordinateSystem": "LPS", "controlPoints": found}]}
+
+
 def node_or_new(given: Any, class_name: str, name: str) -> Any:
     """The node that was given, if it is of that class and still in the scene, or a new one."""
     if given is not None and given.GetScene() is not None and given.GetClassName() == class_name:

@@ -211,7 +211,7 @@ def _write(inputs: Inputs, folder: Path, files: dict[Path, Any], names: dict[int
         if points is not None and inputs.fixed_points is not None:
             path = folder / f"{side}-points.mrk.json"
             files[path], told[f"{side}_points"] = points, str(path)
-            path.write_text(json.dumps(markups_of(points, under)), encoding="utf-8")
+            path.write_text(json.dumps(nodes.markups_of(points, under)), encoding="utf-8")
             yield None
     if inputs.initial is not None:
         path = folder / "initial.tfm"
@@ -269,22 +269,6 @@ def match(
 def _segments(node: slicer.vtkMRMLSegmentationNode) -> dict[str, str]:
     segmentation = node.GetSegmentation()
     return {identifier: segmentation.GetSegment(identifier).GetName() for identifier in segmentation.GetSegmentIDs()}
-
-
-def markups_of(points: slicer.vtkMRMLMarkupsFiducialNode, below: slicer.vtkMRMLTransformNode | None) -> dict[str, Any]:
-    """A list of points as the JSON of Slicer's markups files, where they lie in the world, LPS, or without `below`.
-
-    Raises:
-        BadInput: it is under a transform that is not linear.
-    """
-    to_lps = nodes.RAS_LPS @ nodes.to_world(points, below)
-    found = []
-    for index in range(points.GetNumberOfControlPoints()):
-        if points.GetNthControlPointPositionStatus(index) == points.PositionDefined:
-            position = to_lps @ [*points.GetNthControlPointPosition(index), 1.0]
-            label = points.GetNthControlPointLabel(index)
-            found.append({"id": str(index + 1), "label": label, "position": position[:3].tolist()})
-    return {"markups": [{"type": "Fiducial", "coordinateSystem": "LPS", "controlPoints": found}]}
 
 
 # -- what comes back

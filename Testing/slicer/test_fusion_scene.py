@@ -121,7 +121,7 @@ class TestPairs:
 
 class TestLabels:
     def test_segments_of_one_name_are_one_label(self):
-        from MLISlicerLib.fusion_atlases import SceneLabels
+        from MLISlicerLib.scene_labels import SceneLabels
 
         a = volume("a")
         first, second = add_segmentation("1", a, ("Left", "right")), add_segmentation("2", a, ("right", "left", "x y"))
