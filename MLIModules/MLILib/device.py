@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from .errors import BadInput, MissingPackage
@@ -147,30 +147,53 @@ def _elsewhere() -> str:
     return "Choose auto or cpu, or see what `mli check` says about the device."
 
 
-def _free_linux() -> int | None:
-    info = Path("/proc/meminfo")
+def _free_linux(info: Path = Path("/proc/meminfo")) -> int | None:
+    """What Linux reckons can be had without swapping.
+
+    It leaves out pages that were freed a moment ago and wait for their processor to take them again, up to gigabytes.
+    """
     if not info.is_file():
         return None
     found = re.search(r"^MemAvailable:\s+(\d+) kB", info.read_text(encoding="ascii"), re.MULTILINE)
     return int(found.group(1)) * 1024 if found else None
 
 
-def _free_cgroup() -> int | None:
-    """What a container's limit leaves: version 2 of control groups, then version 1; reclaimable file cache is free."""
-    for folder, limit, used, cache in (
-        (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),
-        (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+def _free_cgroup(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int | None:
+    """What the limits of this process's control groups leave, those of a container or a batch system; None: no limit.
+
+    A limit holds for all groups below, so the tightest from this process's group up counts. Within a container the
+    root is the container's own group, and the path that the host knows does not exist there.
+    """
+    paths = dict.fromkeys(("", "memory"), "/")  # by controller: version 2 of control groups has none, version 1 has
+    if own.is_file():
+        for line in own.read_text(encoding="utf-8").splitlines():
+            _, controllers, path = line.split(":", 2)
+            paths |= {c: path for c in controllers.split(",") if c in paths}
+    found = []
+    for controller, *names in (
+        ("", "memory.max", "memory.current", "inactive_file"),
+        ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
     ):
-        try:
-            top = (folder / limit).read_text(encoding="ascii").strip()
-            now = int((folder / used).read_text(encoding="ascii"))
-            stat = (folder / "memory.stat").read_text(encoding="ascii")
-        except OSError:  # no such control group here
-            continue
-        if top.isdigit() and int(top) < 1 << 60:
-            found = re.search(rf"^{cache} (\d+)$", stat, re.MULTILINE)
-            return int(top) - now + (int(found.group(1)) if found else 0)
-    return None
+        group = PurePosixPath(paths[controller].lstrip("/"))
+        for folder in (group, *group.parents):
+            left = _left(root / controller / folder, *names)
+            if left is not None:
+                found.append(left)
+    return min(found, default=None)
+
+
+def _left(folder: Path, limit: str, used: str, cache: str) -> int | None:
+    """What the limit of one control group leaves; file cache that can be given up at once is free."""
+    try:
+        top = (folder / limit).read_text(encoding="ascii").strip()
+        now = int((folder / used).read_text(encoding="ascii"))
+        stat = (folder / "memory.stat").read_text(encoding="ascii")
+    except OSError:  # no such control group here
+        return None
+    if not top.isdigit() or int(top) >= 1 << 60:  # "max", or the largest number that version 1 knows
+        return None
+    found = re.search(rf"^{cache} (\d+)$", stat, re.MULTILINE)
+    return int(top) - now + (int(found.group(1)) if found else 0)
 
 
 def _free_windows() -> int:
