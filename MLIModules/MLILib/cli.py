@@ -7,6 +7,7 @@ Flags are made from the requests' settings. Exit codes: 0 done, 1 a bug or a fai
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -14,7 +15,7 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, TextIO
@@ -126,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, stop)
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as it is for a job in a shell's background
         signal.signal(signal.SIGINT, stop)
-    with claimed_stdout() as out:
+    with claimed_stdout() as out, stop.unheard():
         return _run(request, as_json, out, stop)
 
 
@@ -183,8 +184,8 @@ def _log(request: Request) -> Path:
 class _Stop:
     """SIGTERM ends a job as Ctrl+C does, so that half-written files are removed.
 
-    Python drops an exception that a signal raises in a destructor or a callback of a library; the job's next report
-    then finds that it was asked to stop.
+    Python drops an exception that a signal raises in a destructor or a callback of a library, with a traceback on
+    stderr; the job's next report then finds that it was asked to stop, and the traceback is of no use to the user.
     """
 
     def __init__(self) -> None:
@@ -193,6 +194,21 @@ class _Stop:
     def __call__(self, number: int, frame: FrameType | None) -> NoReturn:
         self.asked = True
         raise KeyboardInterrupt
+
+    @contextlib.contextmanager
+    def unheard(self) -> Iterator[None]:
+        """While the block runs such a traceback is not printed."""
+        before = sys.unraisablehook
+
+        def hook(dropped: sys.UnraisableHookArgs) -> None:
+            if not issubclass(dropped.exc_type, KeyboardInterrupt):
+                before(dropped)
+
+        sys.unraisablehook = hook
+        try:
+            yield
+        finally:
+            sys.unraisablehook = before
 
 
 if __name__ == "__main__":

@@ -97,6 +97,38 @@ class TestHelp:
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 class TestInterrupt:
+    def test_in_a_destructor_it_is_heeded_at_the_next_report(self) -> None:
+        # Python prints and drops what is raised there.
+        code = """
+import os, signal, sys
+from MLILib import cli, tasks
+
+class Library:
+    def __init__(self, number): self.number = number
+    def __del__(self):
+        if self.number: os.kill(os.getpid(), self.number)
+        else: raise ValueError("a fault of its own")
+
+def run(request, progress):
+    del request
+    Library(signal.SIGINT if sys.argv[1] == "interrupt" else 0)
+    progress.fraction(0.5)
+    return {"text": "went on"}
+
+tasks.run = run
+sys.exit(cli.main(["check"]))
+"""
+        interrupted, faulty = (
+            subprocess.run([sys.executable, "-c", code, word], capture_output=True, text=True, env=_ENV, check=False)
+            for word in ("interrupt", "fault")
+        )
+        assert interrupted.returncode == 130, interrupted.stderr
+        assert "cancelled" in interrupted.stderr
+        assert "Traceback" not in interrupted.stderr
+        assert faulty.returncode == 0, faulty.stderr
+        assert faulty.stdout == "went on\n"
+        assert "a fault of its own" in faulty.stderr
+
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
     def test_ctrl_c_says_so_and_exits_130(self, tmp_path: Path, number: signal.Signals) -> None:
         pytest.importorskip("torch")
