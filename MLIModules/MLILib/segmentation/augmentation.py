@@ -28,15 +28,20 @@ from monai.transforms import (
     RandGaussianSmoothd,
     RandScaleIntensityd,
     RandSimulateLowResolutiond,
+    RandSpatialCrop,
     RandSpatialCropd,
     Spacingd,
+    SpatialPad,
     SpatialPadd,
 )
+from monai.utils import convert_to_tensor
 
 from .. import geometry, images
 from ..errors import BadInput
 from .dataset import Case
 from .train_request import AUGMENTATIONS
+
+_KEYS = ("image", "label")
 
 
 def preprocess(case: Case, spacing: Sequence[float], classes: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -70,11 +75,10 @@ def prepared(
     Returns:
         (channels, x, y, z) float32, and (label maps, x, y, z) of whole numbers as floats.
     """
-    keys = ("image", "label")
     data: Any = Compose(
         [
-            Orientationd(keys, axcodes="RAS"[: len(spacing)], labels=None),
-            Spacingd(keys, pixdim=tuple(spacing), mode=("bilinear", "nearest")),
+            Orientationd(_KEYS, axcodes="RAS"[: len(spacing)], labels=None),
+            Spacingd(_KEYS, pixdim=tuple(spacing), mode=("bilinear", "nearest")),
             NormalizeIntensityd("image", channel_wise=True),
         ]
     )({"image": geometry.to_tensor(pictures), "label": geometry.to_tensor(labels)})
@@ -113,26 +117,42 @@ class Sampler:
         self._blank = modality_dropout
         # labels are warped one-hot and linearly, then taken by argmax: nearest-neighbour labels are jagged
         crop = _crop(patch, classes, foreground)
-        self._geometry = Compose([*_geometry(len(patch), patch, mirror_axes, augment), crop])
+        moves = _geometry(len(patch), mirror_axes, augment)
+        self._geometry = Compose([SpatialPadd(_KEYS, patch), *moves, crop])
+        self._cut = Compose([SpatialPad(patch), RandSpatialCrop(patch, random_size=False)])
+        self._moved = Compose(moves)
         self._intensity = _intensity(len(patch), augment)
 
     def sample(self, epoch: int, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The patch of case `index` in `epoch`: image (channels, *patch) float32, label (1, *patch) int64."""
         state = self._state(epoch, index)
-        data = self._placed(index, state)
-        self._intensity.set_random_state(seed=state + 1)
-        image = self._intensity({"image": data["image"]})["image"].as_tensor().float()
-        return self._without(image, state + 2), self._hard(data)
+        image, label = self._cases[index]
+        soft = one_hot(label[None].long(), self._classes)[0].float()
+        self._geometry.set_random_state(seed=state)
+        data: Any = self._geometry({"image": image, "label": soft})
+        data = data[0] if isinstance(data, list) else data  # a crop by labels could make several
+        return self._altered(data["image"], state), _bare(data["label"]).argmax(dim=0, keepdim=True)
 
-    def views(self, epoch: int, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """One patch of case `index` seen twice: with intensities changed, and with those it has."""
+    def plain(self, epoch: int, index: int) -> torch.Tensor:
+        """A patch of case `index` as it is, with all its channels: (channels, *patch) float32."""
+        self._cut.set_random_state(seed=self._state(epoch, index) + 4)
+        return _bare(self._cut(self._cases[index][0]))
+
+    def changed(
+        self, image: torch.Tensor, soft: torch.Tensor, epoch: int, index: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What :meth:`plain` gave, with geometry and intensities changed, and what is known of its labels in its place.
+
+        Args:
+            image: (channels, *patch).
+            soft: probabilities (classes, *patch); they sum up to 1, also where the patch was moved out of the image.
+        """
         state = self._state(epoch, index)
-        plain = self._placed(index, state)["image"]
-        self._intensity.set_random_state(seed=state + 1)
-        changed = self._intensity({"image": plain.clone()})["image"]
-        seen = (changed, state + 2), (plain, state + 4)
-        first, second = (self._without(image.as_tensor().float(), blank) for image, blank in seen)
-        return first, second
+        self._moved.set_random_state(seed=state)
+        data: Any = self._moved({"image": image, "label": soft})
+        moved = _bare(data["label"])
+        moved[0] += 1 - moved.sum(dim=0)
+        return self._altered(data["image"], state), moved
 
     def order(self, epoch: int) -> list[int]:
         """The order in which `epoch` visits the cases."""
@@ -164,18 +184,10 @@ class Sampler:
     def _state(self, epoch: int, index: int) -> int:
         return int(np.random.SeedSequence([self._seed, epoch, index]).generate_state(1)[0])
 
-    def _placed(self, index: int, state: int) -> Any:
-        """Image and one-hot label after the changes of geometry."""
-        image, label = self._cases[index]
-        soft = one_hot(label[None].long(), self._classes)[0].float()
-        self._geometry.set_random_state(seed=state)
-        data: Any = self._geometry({"image": image, "label": soft})
-        return data[0] if isinstance(data, list) else data  # a crop by labels could make several
-
-    @staticmethod
-    def _hard(data: Any) -> torch.Tensor:
-        hard: torch.Tensor = data["label"].as_tensor().argmax(dim=0, keepdim=True)
-        return hard
+    def _altered(self, image: Any, state: int) -> torch.Tensor:
+        """The image with its intensities changed and channels left out."""
+        self._intensity.set_random_state(seed=state + 1)
+        return self._without(_bare(self._intensity({"image": image})["image"]), state + 2)
 
     def _without(self, image: torch.Tensor, state: int) -> torch.Tensor:
         """The image with some of its channels blank, as normalised images that are not there are (Neverova 2016)."""
@@ -188,8 +200,12 @@ class Sampler:
         return image * torch.from_numpy(kept).view(-1, *[1] * (image.ndim - 1)).to(image.dtype)
 
 
-def _geometry(dims: int, patch: Sequence[int], mirror_axes: Sequence[int], augment: Sequence[str]) -> list[Any]:
-    keys = ("image", "label")
+def _bare(data: Any) -> torch.Tensor:
+    """A tensor without MONAI's metadata; only a transform that was made adds them."""
+    return convert_to_tensor(data, dtype=torch.float32, track_meta=False)
+
+
+def _geometry(dims: int, mirror_axes: Sequence[int], augment: Sequence[str]) -> list[Any]:
     angle = np.deg2rad(20)
     affine: dict[str, Any] = {
         "rotate_range": (angle,) * (3 if dims == 3 else 1),
@@ -198,29 +214,29 @@ def _geometry(dims: int, patch: Sequence[int], mirror_axes: Sequence[int], augme
     }
     common: dict[str, Any] = {"mode": "bilinear", "padding_mode": "zeros"}
     moved = affine if "affine" in augment else {}
-    steps: list[Any] = [SpatialPadd(keys, patch)]
+    steps: list[Any] = []
     if "elastic" in augment:
         if dims == 3:
             steps.append(
-                Rand3DElasticd(keys, sigma_range=(4, 6), magnitude_range=(20, 80), prob=0.2, **moved, **common)
+                Rand3DElasticd(_KEYS, sigma_range=(4, 6), magnitude_range=(20, 80), prob=0.2, **moved, **common)
             )
         else:
             # control points 32 voxels apart, each moved by about two
-            steps.append(Rand2DElasticd(keys, spacing=(32, 32), magnitude_range=(1, 3), prob=0.2, **moved, **common))
+            steps.append(Rand2DElasticd(_KEYS, spacing=(32, 32), magnitude_range=(1, 3), prob=0.2, **moved, **common))
     if "affine" in augment:
-        steps.append(RandAffined(keys, prob=0.4, cache_grid=False, **affine, **common))
+        steps.append(RandAffined(_KEYS, prob=0.4, cache_grid=False, **affine, **common))
     if "flip" in augment:
-        steps.extend(RandFlipd(keys, prob=0.5, spatial_axis=axis) for axis in mirror_axes)
+        steps.extend(RandFlipd(_KEYS, prob=0.5, spatial_axis=axis) for axis in mirror_axes)
     return steps
 
 
 def _crop(patch: Sequence[int], classes: int, foreground: float) -> Any:
     """The random crop to a patch."""
     if not foreground:
-        return RandSpatialCropd(("image", "label"), roi_size=patch, random_size=False)
+        return RandSpatialCropd(_KEYS, roi_size=patch, random_size=False)
     ratios = [1.0 - foreground] + [foreground / (classes - 1)] * (classes - 1)
     return RandCropByLabelClassesd(
-        ("image", "label"), label_key="label", spatial_size=patch, ratios=ratios, num_classes=classes, num_samples=1,
+        _KEYS, label_key="label", spatial_size=patch, ratios=ratios, num_classes=classes, num_samples=1,
         warn=False,
     )  # fmt: skip
 

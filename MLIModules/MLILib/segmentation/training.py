@@ -319,13 +319,12 @@ class Trainer:
             chosen = self.crew.share(visited)
             images, labels = zip(*(sampler.sample(epoch, i) for epoch, i in chosen), strict=True)
             number = self.epoch * steps + step
-            views = None
+            taught = None
             if other is not None:
                 at = self.crew.share(other.visited(number, self.batch)[: len(visited)])
-                both = [other.views(epoch, i) for epoch, i in at]
-                views = [torch.stack([view[side] for view in both]) for side in (0, 1)]
+                taught = self._taught(other, at, number)
             names = [self.split.training[i].name for _, i in chosen]
-            total += self._step(torch.stack(images), torch.stack(labels), number, names, views)
+            total += self._step(torch.stack(images), torch.stack(labels), number, names, taught)
             progress.fraction((self.epoch + (step + 1) / steps) / self.request.epochs)
         self.epoch += 1
         row: dict[str, float] = {"epoch": self.epoch, "loss": total / steps}
@@ -345,9 +344,16 @@ class Trainer:
         labels: torch.Tensor,
         number: int,
         names: Sequence[str] = (),
-        views: Sequence[torch.Tensor] | None = None,
+        taught: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> float:
-        """One step of the optimiser on images (N, channels, ...) and labels (N, 1, ...); the loss."""
+        """One step of the optimiser on images (N, channels, ...) and labels (N, 1, ...); the loss.
+
+        Args:
+            images, labels: that belong together.
+            number: of the step, from 0.
+            names: of the images.
+            taught: what :meth:`_taught` gave.
+        """
         request = self.request
         done = number / (self.steps_per_epoch * request.epochs)
         rate = learning_rate(number, self.steps_per_epoch * request.epochs, request.learning_rate)
@@ -358,12 +364,11 @@ class Trainer:
             share = mixup_share(request.mixup, np.random.default_rng([request.seed, number, self.crew.rank]))
             images = share * images + (1 - share) * images.flip(0)
             mixed = labels.flip(0)
-        if request.dropout:  # a resumed training drops what an uninterrupted one would have dropped
-            torch.manual_seed((request.seed * 1_000_003 + number) * 64 + self.crew.rank)
+        self._set_dropped(number)
         n = len(images)
         seen, inside = images, None
-        if views is not None:
-            others = views[0].to(self.device)
+        if taught is not None:
+            others, believed = (part.to(self.device) for part in taught)
             if request.paste:
                 rng = np.random.default_rng([request.seed, number, self.crew.rank, _PASTING])
                 inside = unlabelled.box(images.shape[2:], rng).to(self.device)
@@ -374,14 +379,11 @@ class Trainer:
         loss = self.loss(logits[:n], labels, mixed, share)
         if request.shape_prior and self._shapes is not None:
             loss = loss + request.shape_prior * oddity(self._shapes, logits[:n])
-        if views is not None:
-            self.average.train()  # with noise of its own; its batch statistics are copied below
-            with torch.no_grad(), self._mixed_precision():
-                taught = self.average(views[1].to(self.device)).float()
+        if taught is not None:
             if inside is None:
-                apart = unlabelled.disagreement(logits[n:], taught)
+                apart = unlabelled.disagreement(logits[n:], believed)
             else:
-                said = taught.argmax(dim=1, keepdim=True)
+                said = believed.argmax(dim=1, keepdim=True)
                 drawn = unlabelled.pasted(labels, said, inside)
                 apart = self.loss(
                     logits[n:], drawn, None if mixed is None else unlabelled.pasted(mixed, said, inside), share
@@ -394,6 +396,27 @@ class Trainer:
         descend(loss, self.network, self.optimizer, self.scaler, _CLIP_NORM)
         follow(self.average, self.network, request.ema, number)
         return float(loss.detach())
+
+    def _taught(
+        self, sampler: Sampler, at: Sequence[tuple[int, int]], number: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Unlabelled images as the network is to see them, and the class probabilities that the teacher believes in.
+
+        The teacher sees them before they are changed: it errs less on images as they are.
+        """
+        plain = torch.stack([sampler.plain(epoch, i) for epoch, i in at])
+        self._set_dropped(number)
+        self.average.train()  # with noise of its own; its batch statistics are copied at the end of the step
+        with self._mixed_precision():
+            believed = unlabelled.believed(self.average, plain.to(self.device), self.plan.mirror_axes).cpu()
+        changed = [sampler.changed(image, soft, *where) for image, soft, where in zip(plain, believed, at, strict=True)]
+        images, labels = zip(*changed, strict=True)
+        return torch.stack(images), torch.stack(labels)
+
+    def _set_dropped(self, number: int) -> None:
+        """Let a resumed training drop what an uninterrupted one would have dropped in this step."""
+        if self.request.dropout:
+            torch.manual_seed((self.request.seed * 1_000_003 + number) * 64 + self.crew.rank)
 
     def _mixed_precision(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None)

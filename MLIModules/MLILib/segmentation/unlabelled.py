@@ -1,9 +1,10 @@
 """Learning from images without labels: a mean teacher (Tarvainen 2017).
 
-The teacher is the moving average of the weights, and looks at an image as it is. The network looks at it with other
-intensities and in pieces: a box of an unlabelled image is pasted into a labelled one, and the other way round
-(Bai 2023, arXiv:2305.00673), so that it cannot agree by looking at the same thing. Without pasting, what counts is how
-far the probabilities are apart. Either is added to the loss with a weight that grows over the first part of a training.
+The teacher is the moving average of the weights, and looks at an image as it is, and mirrored. The network looks at it
+turned, deformed, with other intensities, and in pieces: a box of an unlabelled image is pasted into a labelled one, and
+the other way round (Bai 2023, arXiv:2305.00673), so that it cannot agree by looking at the same thing. Without pasting,
+what counts is how far the probabilities are apart. Either is added to the loss with a weight that grows over the first
+part of a training.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import files, images
 from ..errors import BadInput
@@ -57,14 +58,29 @@ def pasted(ones: Tensor, others: Tensor, inside: Tensor) -> Tensor:
     return torch.cat([torch.where(inside, ones, others), torch.where(inside, others, ones)])
 
 
-def disagreement(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean over voxels of the squared distance of the class probabilities; no gradient reaches the teacher.
+def believed(teacher: nn.Module, plain: Tensor, mirror_axes: Sequence[int]) -> Tensor:
+    """What a teacher believes of patches: class probabilities, the mean of those as they are and mirrored.
 
     Args:
-        student, teacher: logits (N, classes, ...).
+        teacher: gives logits (N, classes, *shape).
+        plain: (N, channels, *shape).
+        mirror_axes: axes of `shape` along which a mirrored image is anatomically possible; one is mirrored at a time.
     """
-    target = torch.softmax(teacher.detach(), dim=1)
-    return (torch.softmax(student, dim=1) - target).square().sum(dim=1).mean()
+    with torch.no_grad():
+        total = torch.softmax(teacher(plain).float(), dim=1)
+        for axis in mirror_axes:
+            total += torch.softmax(teacher(plain.flip(axis + 2)).float(), dim=1).flip(axis + 2)
+    return total / (1 + len(mirror_axes))
+
+
+def disagreement(student: Tensor, believed: Tensor) -> Tensor:
+    """Mean over voxels of the squared distance of the class probabilities.
+
+    Args:
+        student: logits (N, classes, ...).
+        believed: probabilities, of the same shape.
+    """
+    return (torch.softmax(student, dim=1) - believed).square().sum(dim=1).mean()
 
 
 def find_images(folder: str, channels: int) -> list[tuple[str, ...]]:
