@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -49,13 +50,35 @@ with team(torch.device("cpu")) as crew:
 """
 
 
+#: Teams that train, one after the other; each network is freed when its team is gone.
+MANY = """
+import os
+import sys
+import torch
+from MLILib.segmentation.distributed import team
+for port in sys.argv[1:]:
+    os.environ["MASTER_PORT"] = port
+    with team(torch.device("cpu")) as crew:
+        network = crew.wrapped(torch.nn.Linear(2, 2), torch.device("cpu"))
+        network(torch.ones(1, 2)).sum().backward()
+        assert crew.agreed(crew.rank) == 0
+        crew.wait()
+    del network, crew
+"""
+
+
+def free_ports(count: int) -> list[str]:
+    with contextlib.ExitStack() as stack:
+        found = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in found:
+            one.bind(("127.0.0.1", 0))
+        return [str(one.getsockname()[1]) for one in found]
+
+
 def torchrun(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     environment = os.environ | {"PYTHONPATH": str(LIBRARY), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1",
-               "--master-port", str(port), *words]  # fmt: skip
+               "--master-port", *free_ports(1), *words]  # fmt: skip
     return subprocess.run(
         command, env=environment, cwd=folder, capture_output=True, text=True, timeout=600, check=False
     )
@@ -171,6 +194,20 @@ class TestTwoProcesses:
         assert done.returncode == 0, done.stderr[-3000:]
         image, out = str(tmp_path / "image_00.nii.gz"), str(tmp_path / "out.nii.gz")
         run(SegmentRequest((image,), (str(tmp_path / "model"),), out, device="cpu"))
+
+    def test_a_process_ends_whose_network_outlives_its_team(self) -> None:
+        """Torch 2.13 waits for itself, once in a few dozen times."""
+        environment = os.environ | {"PYTHONPATH": str(LIBRARY), "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2",
+                                    "MASTER_ADDR": "127.0.0.1"}  # fmt: skip
+        command = [sys.executable, "-c", MANY, *free_ports(30)]
+        both = [subprocess.Popen(command, env=environment | {"RANK": rank}, stderr=subprocess.PIPE) for rank in "01"]
+        try:
+            for process in both:
+                _, said = process.communicate(timeout=180)
+                assert process.returncode == 0, said[-3000:]
+        finally:
+            for process in both:
+                process.kill()
 
     def test_each_takes_its_share(self) -> None:
         assert [Team(rank, 2).share([1, 2, 3, 4]) for rank in (0, 1)] == [[1, 3], [2, 4]]

@@ -34,6 +34,9 @@ class Team:
 
     rank: int = 0
     size: int = 1
+    _wrapped: list[nn.parallel.DistributedDataParallel] = dataclasses.field(
+        default_factory=list, repr=False, compare=False
+    )
 
     @property
     def leads(self) -> bool:
@@ -67,10 +70,22 @@ class Team:
         return held[0]
 
     def wrapped(self, network: nn.Module, device: torch.device) -> nn.Module:
-        """The network as it is called in training: gradients are averaged over the processes."""
+        """The network as it is called while the team is there: gradients are averaged over the processes."""
         if self.size == 1:
             return network
-        return nn.parallel.DistributedDataParallel(network, [device.index] if device.type == "cuda" else None)
+        made = nn.parallel.DistributedDataParallel(network, [device.index] if device.type == "cuda" else None)
+        self._wrapped.append(made)
+        return made
+
+    def part(self) -> None:
+        """End what :meth:`wrapped` gave.
+
+        A wrapped network that outlives the process group ends the group's thread as it is freed, and holds Python's
+        lock meanwhile; that thread may wait for the lock to free a tensor of its own, and the process never ends.
+        """
+        for network in self._wrapped:
+            del network.reducer, network.logger
+        self._wrapped.clear()
 
 
 def device_of(name: str) -> str:
@@ -89,7 +104,9 @@ def team(device: torch.device) -> Iterator[Team]:
         yield Team()
         return
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
+    crew = Team(distributed.get_rank(), distributed.get_world_size())
     try:
-        yield Team(distributed.get_rank(), distributed.get_world_size())
+        yield crew
     finally:
+        crew.part()
         distributed.destroy_process_group()
