@@ -24,15 +24,20 @@ from .settings import Request
 _FREE = ("resume", "output", "device", "describe")
 
 
+def holds_files(folder: Path) -> bool:
+    """Whether there is anything to lose in a folder; a training that was refused leaves empty folders."""
+    return any(path.is_file() for path in folder.rglob("*"))
+
+
 def require_fresh(folder: Path, state_file: Path, resume: bool) -> None:
     """Raise :class:`BadInput` unless a training may write to `folder`.
 
     Args:
-        folder: empty, absent, or with the checkpoint that is to be gone on from.
+        folder: absent, without a file in it or below, or with the checkpoint that is to be gone on from.
         state_file: that checkpoint.
         resume: whether to go on from it.
     """
-    if not folder.exists() or not any(folder.iterdir()):
+    if not holds_files(folder):
         return
     if resume and state_file.exists():
         return

@@ -119,9 +119,10 @@ class TestMeanTeacher:
         class Teacher(torch.nn.Module):
             def forward(self, image: Any) -> Any:
                 looked.append(image)
+                assert self.training  # with the statistics of its batch
                 return torch.cat([-8 * image, 8 * image], dim=1)
 
-        made.average = Teacher()
+        made.average = Teacher().eval()
         other = made._sampler(made._unlabelled, labelled=False)
         moved = agree = 0
         for number in range(12):
@@ -149,11 +150,17 @@ class TestMeanTeacher:
         seen = [sampler.plain(epoch, 0) for epoch in range(5)]
         assert all(patch.shape == (1, 16, 8) for patch in seen)
         assert len({float(patch[0, 0, 0]) for patch in seen}) > 1
+        assert torch.equal(sampler.plain(1, 0), seen[1])  # a resumed training looks at the same places
         soft = torch.rand(2, 16, 8)
         soft /= soft.sum(dim=0)
         shown, believed = sampler.changed(seen[0], soft, 0, 0)
         assert torch.equal(shown, seen[0])
         torch.testing.assert_close(believed, soft)
+        louder = Sampler([(image, torch.zeros(1, 40, 30))], (16, 8), (), 2, 0, augment=("noise",))
+        several = [louder.changed(seen[0], soft, epoch, 0) for epoch in range(30)]
+        assert 0 < sum(not torch.equal(shown, seen[0]) for shown, _ in several) < 30
+        for _, believed in several:
+            torch.testing.assert_close(believed, soft)
 
     @pytest.mark.parametrize(
         ("settings", "patches"),
@@ -226,6 +233,19 @@ class TestMeanTeacher:
         (tmp_path / "empty").mkdir()
         with pytest.raises(BadInput, match="holds no images"):
             run(dataclasses.replace(plain, mean_teacher=1.0, unlabelled=str(tmp_path / "empty")))
+
+    def test_after_an_image_that_cannot_be_used_the_same_folder_can(self, tmp_path: Path) -> None:
+        data = write_dataset(tmp_path, 6, size=(20, 18))
+        more = tmp_path / "more"
+        more.mkdir()
+        sitk.WriteImage(sitk.ReadImage(str(tmp_path / "image_00.nii.gz")), str(more / "a.nii.gz"))
+        sitk.WriteImage(sitk.GaussianSource(size=(8, 8, 8), mean=(4, 4, 4)), str(more / "b.nii.gz"))
+        settings = SETTINGS | {"epochs": 1, "mean_teacher": 1.0, "labelled": 2, "unlabelled": str(more)}
+        request = TrainSegmentationRequest(str(data), str(tmp_path / "model"), **settings)
+        with pytest.raises(BadInput, match=r"b\.nii\.gz is 3-D, and the labelled cases are 2-D"):
+            run(request)
+        (more / "b.nii.gz").unlink()
+        assert run(request)["bundle"] == str(tmp_path / "model")
 
     def test_unlabelled_cases_of_several_channels_are_folders(self, tmp_path: Path) -> None:
         for case in ("a", "b"):

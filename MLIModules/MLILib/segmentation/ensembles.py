@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from .. import checkpoint
 from ..bundle_parts import write_json
 from ..errors import BadInput
 from ..progress import Progress, duration
@@ -57,7 +58,7 @@ def train_members(
         BadInput: the folder holds files already, or as in :func:`MLILib.segmentation.training.run`.
     """
     folder = Path(request.output)
-    if folder.exists() and any(folder.iterdir()) and not request.resume:
+    if checkpoint.holds_files(folder) and not request.resume:
         raise BadInput(f"{folder} already holds files.", "", "Go on with --resume, or name another folder.")
     folder.mkdir(exist_ok=True)
     wanted = member_requests(request)

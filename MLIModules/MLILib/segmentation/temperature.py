@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from .. import bundles, calibration, images
+from .. import bundles, calibration, checkpoint, images
 from ..bundle_parts import write_json
 from ..calibration import BAND_MM, Reliability
 from ..errors import BadInput
@@ -48,7 +48,7 @@ def run(request: CalibrateRequest, progress: Progress) -> dict[str, Any]:
         BadInput: the model does not end with a softmax, was not made for these labels, or the output is not empty.
     """
     out = Path(request.output)
-    if out.exists() and any(out.iterdir()):
+    if checkpoint.holds_files(out):
         raise BadInput(f"{out} already holds files.", "", "Name another folder.")
     bundle = bundles.find(request.model, trust=request.trust)
     dataset = read_dataset(request.dataset)
